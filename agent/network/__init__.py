@@ -1,0 +1,1 @@
+"""Pod addresses, veth, bridge, routes; knows nothing of the API."""

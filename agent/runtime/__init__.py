@@ -1,0 +1,1 @@
+"""Containers from Linux itself: knows nothing of pods or clusters."""

@@ -1,0 +1,1 @@
+"""Service and EndpointSlice to nftables."""

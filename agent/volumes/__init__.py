@@ -1,0 +1,1 @@
+"""What a pod's volumes become on the node."""

@@ -1,0 +1,1 @@
+"""What is changed or refused between decoding and storing."""

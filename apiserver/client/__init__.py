@@ -1,0 +1,1 @@
+"""How every component talks to the API; stands on apiserver.api alone."""

@@ -1,0 +1,1 @@
+"""What every verb means for every kind: create, get, update, patch, delete, subresources."""

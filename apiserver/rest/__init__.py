@@ -1,0 +1,1 @@
+"""HTTP: routes, negotiation, discovery, watch streams, errors to Status."""

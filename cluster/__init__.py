@@ -1,0 +1,1 @@
+"""minik: puts a cluster together and takes it apart; nothing imports it."""

@@ -1,0 +1,1 @@
+"""minikctl: the client. Sees apiserver.api and apiserver.client only."""

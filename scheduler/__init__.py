@@ -1,0 +1,1 @@
+"""snapshot, decide (pure), bind. Sees apiserver.api and apiserver.client only."""
