@@ -41,7 +41,7 @@ class SandboxStatus:
 class ContainerConfig:
     """`spec`: a subset of the OCI runtime-spec config.json (process, mounts, hostname, linux.{resources, maskedPaths, readonlyPaths, seccomp, namespaces}, root.readonly).
     `layers`: unpacked layer directories, bottom first, become an overlay under a fresh upper. `log_path`: the CRI-format log file, "" for none. With `tty` or `stdin`
-    the container's stdio is a pty or keeps an open stdin."""
+    the container's stdio is a pty or keeps an open stdin (see open_stdin). spec.validate_spec says which spec fields there are, spec.default_spec builds a safe one."""
 
     id: str
     sandbox_id: str
@@ -70,6 +70,18 @@ class ContainerStatus:
     message: str
     labels: Mapping[str, str]
     annotations: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerStats:
+    """`cpu_ns`: CPU time since the start. `working_set_bytes`: memory use without inactive file pages, as kubelet counts it. `memory_limit_bytes`: 0 = none."""
+
+    id: str
+    cpu_ns: int
+    memory_bytes: int
+    working_set_bytes: int
+    memory_limit_bytes: int
+    pids: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +141,15 @@ class RuntimeService(Protocol):
     async def remove_container(self, container_id: str) -> None: ...
     async def container_status(self, container_id: str) -> ContainerStatus: ...
     async def list_containers(self) -> list[ContainerStatus]: ...
+
+    async def open_stdin(self, container_id: str) -> int:
+        """A new fd that writes to the container's stdin (or, with tty, its terminal's master: reading it would steal from the log); the caller closes it."""
+
+    async def close_stdin(self, container_id: str) -> None:
+        """End of file for the container's stdin once every fd of open_stdin is closed (`stdinOnce`)."""
+
+    async def resize_terminal(self, container_id: str, rows: int, columns: int) -> None: ...
+    async def container_stats(self, container_id: str) -> ContainerStats: ...
 
     async def update_resources(self, container_id: str, resources: Mapping[str, Any]) -> None: ...
 
