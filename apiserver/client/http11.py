@@ -21,7 +21,6 @@ __all__ = ["HttpTransport"]
 
 HIGH_WATER_BYTES = 4 << 20
 IDLE_WRITE_S = 3.0
-MAX_IDLE = 32
 CONNECT_TIMEOUT_S = 10.0
 
 
@@ -201,7 +200,7 @@ class HttpTransport:
         self._context: ssl.SSLContext | None = None
         self._idle: deque[Connection] = deque()
         self._all: set[Connection] = set()
-        self._slots = asyncio.Semaphore(max_in_flight)
+        self._slots, self._max_idle = asyncio.Semaphore(max_in_flight), max_in_flight
         self._head = f"host: {config.host_header}\r\nuser-agent: minik\r\n"
         self._prefix = config.path_prefix
         self._token, self._token_until = config.token, float("inf") if config.token or not config.token_file else 0.0
@@ -313,7 +312,7 @@ class HttpTransport:
         return connection
 
     def give_back(self, connection: Connection) -> None:
-        if connection.closed or not connection.keep_alive or len(self._idle) >= MAX_IDLE:
+        if connection.closed or not connection.keep_alive or len(self._idle) >= self._max_idle:
             connection.abort()
             return
         connection.idle_since = asyncio.get_running_loop().time()

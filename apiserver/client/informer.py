@@ -92,6 +92,7 @@ class Informer:
         label_selector: str = "",
         decode: type | None = None,
         rng: random.Random | None = None,
+        backoff: Backoff | None = None,
     ) -> None:
         self.client, self.resource, self.namespace = client, resource, namespace
         self.selection = {"field_selector": field_selector, "label_selector": label_selector}
@@ -101,7 +102,7 @@ class Informer:
         self._rng = rng or random.Random()
         self._handlers: list[Handler] = []
         self._synced = asyncio.Event()
-        self._backoff = Backoff(initial_s=0.05, max_s=5.0, rng=self._rng)
+        self._backoff = backoff or Backoff(initial_s=0.05, max_s=5.0, rng=self._rng)
         self.connected = False
 
     def add_handler(self, on_change: Handler) -> None:
