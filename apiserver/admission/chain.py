@@ -1,68 +1,53 @@
 """The admission chain: which plugins run, in which order. Owns no rule itself; each plugin is a module beside this one. The registry calls admit() after defaulting and
-validate() on what is about to be stored; apiserver/__main__ builds the chain. Knows neither registry nor HTTP: requests are taken by shape (`Request`).
+validate() on what is about to be stored; apiserver/__main__ builds the chain. Knows neither registry nor HTTP: requests are taken by shape (request.Request).
 """
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
 
-from apiserver.api import kinds
-
-Object = dict[str, Any]
-
-
-class Request(Protocol):
-    """registry.context.AdmissionRequest, seen from here: `obj` None on DELETE, `old` None on CREATE; admit() may change `obj` in place."""
-
-    operation: Any
-    user: Any
-    resource: kinds.Resource
-    subresource: str
-    namespace: str
-    name: str
-    obj: Object | None
-    old: Object | None
-    dry_run: bool
-    warnings: list[str]
-
-
-class Reader(Protocol):
-    """How plugins read other objects; registry.storage.Storage is one. What it returns is shared: read only."""
-
-    async def read(self, resource: kinds.Resource, namespace: str, name: str, *, fresh: bool = False) -> Object | None:
-        """From the watch cache, from the store where the cache has none or fresh is asked for; None = not there."""
-
-    def cached(self, resource: kinds.Resource, namespace: str, name: str) -> Object | None:
-        """From the watch cache only."""
-
-    def list_cached(self, resource: kinds.Resource, namespace: str = "") -> list[Object]: ...
-
-
-class Plugin(Protocol):
-    """`handles(resource group/plural, subresource, operation)` is asked once per combination; the other two may be plain no-ops."""
-
-    name: str
-
-    def handles(self, resource: kinds.Resource, subresource: str, operation: str) -> bool: ...
-    async def admit(self, request: Request) -> None: ...
-    async def validate(self, request: Request) -> None: ...
+from apiserver.admission import namespaces, noderestriction, priority, serviceaccounts, tolerations
+from apiserver.admission.request import Plugin, Reader, Request
 
 
 class Chain:
+    """Which plugins care about which (resource, subresource, operation) is asked once and remembered."""
+
     def __init__(self, plugins: Sequence[Plugin]) -> None:
         self.plugins = tuple(plugins)
+        self._chosen: dict[tuple[str, str, str, str], tuple[Plugin, ...]] = {}
+
+    def _of(self, request: Request) -> tuple[Plugin, ...]:
+        key = (request.resource.group, request.resource.plural, request.subresource, request.operation)
+        chosen = self._chosen.get(key)
+        if chosen is None:
+            chosen = tuple(p for p in self.plugins if p.handles(request.resource, request.subresource, request.operation))
+            self._chosen[key] = chosen
+        return chosen
 
     async def admit(self, request: Request) -> None:
-        raise NotImplementedError
+        """Every mutating plugin, in order. Raises what the first to refuse raises."""
+        for plugin in self._of(request):
+            await plugin.admit(request)
 
     async def validate(self, request: Request) -> None:
-        raise NotImplementedError
+        """Every validating plugin, in order."""
+        for plugin in self._of(request):
+            await plugin.validate(request)
 
 
 def default_chain(
-    reader: Reader, *, rng: random.Random | None = None, sleep: Callable[[float], Awaitable[None]] | None = None,
-) -> Chain:
-    """The plugins every minik API server runs, in Kubernetes' order."""
-    raise NotImplementedError
+    reader: Reader, *, rng: random.Random | None = None, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> Chain:  # fmt: skip
+    """The plugins every minik API server runs, in Kubernetes' order. `sleep` is waited on for a new namespace's default ServiceAccount."""
+    return Chain(
+        [
+            namespaces.NamespaceLifecycle(reader),
+            noderestriction.NodeRestriction(reader),
+            serviceaccounts.ServiceAccountAdmission(reader, rng or random.Random(), sleep),
+            priority.PriorityAdmission(reader),
+            tolerations.DefaultTolerations(),
+        ]
+    )

@@ -4,10 +4,109 @@ start, before the first request is served; idempotent, and safe beside other API
 
 from __future__ import annotations
 
-from apiserver.registry.registry import Registry
+import ipaddress
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from apiserver.api import errors, kinds
+from apiserver.registry import addresses, rbac
+from apiserver.registry.context import Config, Object, RequestContext
+from apiserver.registry.registry import MERGE_PATCH, Registry
+
+NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
+PRIORITY_CLASSES = {
+    "system-cluster-critical": (2000000000, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."),
+    "system-node-critical": (2000001000, "Used for system critical pods that must not be moved from their current node."),
+}
+SERVICE = "kubernetes"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerIdentity:
+    """The API server as a user of its own registry."""
+
+    name: str = "system:apiserver"
+    uid: str = ""
+    groups: tuple[str, ...] = ("system:masters",)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def _context() -> RequestContext:
+    return RequestContext(ServerIdentity(), field_manager="kube-apiserver", field_validation="Strict")
 
 
 async def ensure(registry: Registry) -> None:
     """Creates what is missing and (re-)writes the `kubernetes` EndpointSlice to Config.advertise_address:advertise_port. Never changes what a user changed, except
     for RBAC objects annotated rbac.authorization.kubernetes.io/autoupdate: "true", whose missing rules and subjects come back. Starts nothing that keeps running."""
-    raise NotImplementedError
+    for name in NAMESPACES:
+        await _create_missing(registry, kinds.NAMESPACES, "", {"metadata": {"name": name}})
+    for name, (value, text) in PRIORITY_CLASSES.items():
+        await _create_missing(registry, kinds.PRIORITYCLASSES, "", {"metadata": {"name": name}, "value": value, "description": text})
+    for name in rbac.CLUSTER_ROLES:
+        await _reconcile(registry, kinds.CLUSTERROLES, rbac.cluster_role(name), "rules")
+    for name in rbac.CLUSTER_ROLE_BINDINGS:
+        await _reconcile(registry, kinds.CLUSTERROLEBINDINGS, rbac.cluster_role_binding(name), "subjects")
+    await _create_missing(registry, kinds.SERVICES, "default", _service(registry.config))
+    await _write_slice(registry)
+
+
+async def _create_missing(registry: Registry, resource: kinds.Resource, namespace: str, obj: Object) -> Object | None:
+    """Answers the object that was there already, None where it was made now."""
+    name = obj["metadata"]["name"]
+    present = await registry.storage.read(resource, namespace, name, fresh=True)
+    if present is not None:
+        return present
+    try:
+        await registry.create(_context(), resource, namespace, orjson.loads(orjson.dumps(obj)))
+    except errors.AlreadyExists:
+        return await registry.storage.read(resource, namespace, name, fresh=True)
+    return None
+
+
+async def _reconcile(registry: Registry, resource: kinds.Resource, wanted: Object, items: str) -> None:
+    """Puts missing rules or subjects back where autoupdate is on; what somebody added stays."""
+    present = await _create_missing(registry, resource, "", wanted)
+    if present is None or (present["metadata"].get("annotations") or {}).get(rbac.AUTOUPDATE) != "true":
+        return
+    have = present.get(items) or []
+    missing = [item for item in wanted[items] if item not in have]
+    if missing:
+        await registry.patch(_context(), resource, "", wanted["metadata"]["name"], MERGE_PATCH, {items: [*have, *missing]})
+
+
+def _service(config: Config) -> Object:
+    """The first address of the service range, port 443, no selector: its endpoints are the API servers themselves."""
+    ip = addresses.AddressPool.parse(config.service_cluster_ip_range).value(0)
+    port = {"name": "https", "port": 443, "protocol": "TCP", "targetPort": config.advertise_port}
+    return {
+        "metadata": {"name": SERVICE, "labels": {"component": "apiserver", "provider": "kubernetes"}},
+        "spec": {"clusterIP": ip, "clusterIPs": [ip], "type": "ClusterIP", "sessionAffinity": "None", "ports": [port]},
+    }
+
+
+async def _write_slice(registry: Registry) -> None:
+    """EndpointSlice and Endpoints `kubernetes` say where this server is reached now."""
+    config = registry.config
+    family = "IPv6" if ipaddress.ip_address(config.advertise_address).version == 6 else "IPv4"
+    port = {"name": "https", "port": config.advertise_port, "protocol": "TCP"}
+    endpoint = {"addresses": [config.advertise_address], "conditions": {"ready": True}}
+    wanted: Object = {
+        "metadata": {"name": SERVICE, "labels": {"kubernetes.io/service-name": SERVICE}},
+        "addressType": family, "endpoints": [endpoint], "ports": [port],
+    }  # fmt: skip
+    present = await _create_missing(registry, kinds.ENDPOINTSLICES, "default", wanted)
+    if present is not None:
+        if present.get("addressType") != family:  # immutable
+            await registry.delete(_context(), kinds.ENDPOINTSLICES, "default", SERVICE, {})
+            await _create_missing(registry, kinds.ENDPOINTSLICES, "default", wanted)
+        else:
+            await registry.patch(_context(), kinds.ENDPOINTSLICES, "default", SERVICE, MERGE_PATCH, {**wanted, "metadata": {"labels": wanted["metadata"]["labels"]}})
+    label = "endpointslice.kubernetes.io/skip-mirror"
+    endpoints = {
+        "metadata": {"name": SERVICE, "labels": {label: "true"}},
+        "subsets": [{"addresses": [{"ip": config.advertise_address}], "ports": [port]}],
+    }
+    if await _create_missing(registry, kinds.ENDPOINTS, "default", endpoints) is not None:
+        await registry.patch(_context(), kinds.ENDPOINTS, "default", SERVICE, MERGE_PATCH, {"subsets": endpoints["subsets"]})
