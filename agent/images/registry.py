@@ -121,9 +121,9 @@ class Repository:
                 for chunk in self._blob_from(digest, offset):
                     offset, failures = offset + len(chunk), 0
                     yield chunk
-                if size < 0 or offset >= size:
-                    return
-                raise http.client.IncompleteRead(b"", size - offset)
+                if 0 <= offset < size:
+                    raise RegistryError(f"blob {digest} is truncated: the registry has {offset} bytes of {size}")
+                return
             except _BROKEN as error:
                 failures += 1
                 if failures >= _ATTEMPTS or self._stopped:
@@ -142,6 +142,8 @@ class Repository:
                     data, skip = data[skip:], max(0, skip - len(data))
                 if data:
                     yield data
+            if response.length:  # read(n) does not tell an early end from a good one
+                raise http.client.IncompleteRead(b"", response.length)
         finally:
             self._release(connection, response)
 
