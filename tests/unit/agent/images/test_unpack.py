@@ -28,7 +28,7 @@ def assert_refused(layers: LayerDirectory, tar: bytes, match: str, blob: bytes |
     with pytest.raises(LayerError, match=match):
         add(layers, tar, blob)
     assert layers.size_bytes(digest(tar)) is None
-    assert [entry for entry in layers.root.iterdir()] == []
+    assert list(layers.root.iterdir()) == []
     assert [entry for entry in layers.tmp.iterdir() if entry.suffix != ".lock"] == []
 
 
