@@ -79,19 +79,26 @@ def prepare(c: config.Config, say: Say) -> None:
 
 def start_guard(c: config.Config) -> None:
     """Detached from this terminal, in the cgroup `system` of every hierarchy the runtime uses. Raises UpError."""
-    from agent.runtime import cgroups
+    from agent.runtime.cgroups import detect
 
     spec_path = c.run_dir / "guard.json"
     spec_path.write_text(json.dumps(config.plan_spec(c), indent=1))
     (c.run_dir / "cluster.json").write_text(json.dumps(dataclasses.asdict(c), indent=1))
-    driver = cgroups.detect()
+    driver = detect.driver()
     system = f"{c.cgroup_parent.strip('/')}/minik-{c.name}/{c.node_name}/system".lstrip("/")
-    driver.ensure_node(system)
+    driver.create(system, {"devices": [{"allow": True}]}, leaf=True)
+    joins = driver.join_files(system) or (f"{host.CGROUP_ROOT}/{system}/cgroup.procs",)
+
+    def join() -> None:  # in the child, before it starts anything, so that everything is born there
+        for path in joins:
+            with open(path, "w") as f:
+                f.write("0")
+
     with open(c.data / "log" / "guard.log", "ab", buffering=0) as log:
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-E", str(config.ROOT / "agent/runtime/guard.py"), str(spec_path)],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/",
-            preexec_fn=lambda: driver.attach(system, os.getpid()),  # before it starts anything, so that everything is born there
+            preexec_fn=join,
         )  # fmt: skip
     wait_for(lambda: running_guard(c) or (process.poll() is not None and "died"), 10, "the guard does not answer", c, step_s=0.005)
     if process.poll() is not None:
