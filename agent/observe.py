@@ -23,6 +23,7 @@ ANNOTATION_IMAGE = "minik.io/image"
 ANNOTATION_IMAGE_ID = "minik.io/image-id"
 ANNOTATION_BACKOFF = "minik.io/restart-backoff-s"
 ANNOTATION_LOG = "minik.io/log-path"
+ANNOTATION_STOP_SIGNAL = "minik.io/stop-signal"
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,21 @@ class NodeAddresses:
 
 
 @dataclass(frozen=True, slots=True)
+class _View:
+    """What a rendering looks at; `old` is the status that the API holds."""
+
+    desired: plan.Desired
+    observed: Observed
+    now: float
+    old: Mapping[str, Any]
+    backoff: plan.RestartBackoff
+
+    @property
+    def pod(self) -> podspec.Pod:
+        return self.desired.pod
+
+
+@dataclass(frozen=True, slots=True)
 class PodEvent:
     """One event to record on the pod; `container` gives the fieldPath."""
 
@@ -35,8 +50,9 @@ def render_status(desired: plan.Desired, observed: Observed, now: float, node: N
     pod = desired.pod
     old: JSON = dict(pod.get("status") or {})
     specs = podspec.containers(pod)
-    rendered = {c.name: _container_status(pod, c, observed, now, old, desired.terminating, backoff) for c in specs}
-    phase = _phase(desired, observed, now, old)
+    view = _View(desired, observed, now, old, backoff)
+    rendered = {c.name: _container_status(view, c) for c in specs}
+    phase = _phase(view)
     status: JSON = {"phase": phase, "startTime": old.get("startTime") or podspec.format_time(now), "qosClass": podspec.qos_class(pod)}
     if plan.is_overdue(pod, now) and phase == "Failed":
         status |= {"reason": "DeadlineExceeded", "message": "Pod was active on the node longer than the specified deadline"}
@@ -51,7 +67,7 @@ def render_status(desired: plan.Desired, observed: Observed, now: float, node: N
         listed = [rendered[c.name] for c in specs if c.role in roles]
         if listed:
             status[field] = listed
-    status["conditions"] = _conditions(pod, observed, rendered, phase, now, old)
+    status["conditions"] = _conditions(view, rendered, phase)
     if pod["metadata"].get("generation"):
         status["observedGeneration"] = pod["metadata"]["generation"]
     return status
@@ -97,11 +113,12 @@ def _pod_ip(pod: podspec.Pod, observed: Observed, node: NodeAddresses) -> str:
     return observed.ip if observed.networked else ""
 
 
-def _phase(desired: plan.Desired, observed: Observed, now: float, old: Mapping[str, Any]) -> str:
+def _phase(view: _View) -> str:
     """k8s.io/docs: Pod Lifecycle, pod phase. A phase once final stays."""
+    desired, observed, now = view.desired, view.observed, view.now
     pod = desired.pod
     if podspec.is_terminal(pod):
-        return str(old["phase"])
+        return str(view.old["phase"])
     latest = {c.name: (c, observed.latest(c.name)) for c in podspec.containers(pod) if c.role != "ephemeral"}
     ended = [s for _, s in latest.values() if s is not None and s.state == "exited"]
     running = any(s is not None and s.state == "running" for _, s in latest.values())
@@ -113,14 +130,15 @@ def _phase(desired: plan.Desired, observed: Observed, now: float, old: Mapping[s
     return "Running" if any(s is not None and s.state in ("running", "exited") for s in apps) else "Pending"
 
 
-def _container_status(pod: podspec.Pod, container: podspec.ContainerSpec, observed: Observed, now: float, old: Mapping[str, Any], terminating: bool, backoff: plan.RestartBackoff) -> JSON:
+def _container_status(view: _View, container: podspec.ContainerSpec) -> JSON:
+    observed = view.observed
     attempts = [a for a in observed.of(container.name) if a.state != "created"]
     latest = attempts[-1] if attempts else None
-    known = _known(old, container.name)
-    if latest is None and known is not None and (podspec.is_terminal(pod) or terminating) and "terminated" in (known.get("state") or {}):
+    known = _known(view.old, container.name)
+    if latest is None and known is not None and (podspec.is_terminal(view.pod) or view.desired.terminating) and "terminated" in (known.get("state") or {}):
         return known
     status: JSON = {"name": container.name, "image": container.image, "imageID": observed.images.get(container.image, ""), "restartCount": 0, "ready": False, "started": False}
-    state, last = _state(pod, container, attempts, observed, now, terminating, backoff)
+    state, last = _state(view, container, attempts)
     if latest is not None:
         status |= {"restartCount": observe.attempt(latest), "containerID": f"minik://{latest.id}", "image": latest.annotations.get(observe.ANNOTATION_IMAGE) or container.image,
                    "imageID": latest.annotations.get(observe.ANNOTATION_IMAGE_ID) or status["imageID"]}
@@ -144,18 +162,19 @@ def _known(old: Mapping[str, Any], name: str) -> JSON | None:
     return None
 
 
-def _state(pod: podspec.Pod, container: podspec.ContainerSpec, attempts: list[cri.ContainerStatus], observed: Observed, now: float, terminating: bool, backoff: plan.RestartBackoff) -> tuple[JSON, JSON]:
+def _state(view: _View, container: podspec.ContainerSpec, attempts: list[cri.ContainerStatus]) -> tuple[JSON, JSON]:
     """(state, lastState)"""
+    pod, observed = view.pod, view.observed
     latest = attempts[-1] if attempts else None
     before = _terminated(attempts[-2], observed) if len(attempts) > 1 else {}
     if latest is not None and latest.state == "running":
         return {"running": {"startedAt": podspec.format_time(latest.started_at)}}, before
-    over = terminating or podspec.is_terminal(pod) or plan.is_finished(pod, observed, now)
+    over = view.desired.terminating or podspec.is_terminal(pod) or plan.is_finished(pod, observed, view.now)
     if latest is not None and (over or not plan.will_restart(pod, container.role, latest)):
         return _terminated(latest, observed), before
     if over:
         return {"waiting": {"reason": "PodInitializing" if container.role == "app" and _has_init(pod) else "ContainerCreating"}}, before
-    waiting = _waiting(pod, container, latest, observed, now, backoff)
+    waiting = _waiting(view, container, latest)
     if latest is not None:
         if waiting["reason"] in ("ContainerCreating", "PodInitializing"):  # about to restart: what kubelet shows until it has
             return _terminated(latest, observed), before
@@ -163,7 +182,8 @@ def _state(pod: podspec.Pod, container: podspec.ContainerSpec, attempts: list[cr
     return {"waiting": waiting}, {}
 
 
-def _waiting(pod: podspec.Pod, container: podspec.ContainerSpec, latest: cri.ContainerStatus | None, observed: Observed, now: float, backoff: plan.RestartBackoff) -> JSON:
+def _waiting(view: _View, container: podspec.ContainerSpec, latest: cri.ContainerStatus | None) -> JSON:
+    pod, observed, now, backoff = view.pod, view.observed, view.now, view.backoff
     if latest is not None and latest.finished_at + backoff.delay_s(latest) > now:
         delay = format_duration(backoff.delay_s(latest))
         return {"reason": "CrashLoopBackOff", "message": f"back-off {delay} restarting failed container={container.name} pod={podspec.describe(pod)}"}
@@ -204,7 +224,8 @@ def _terminated(ended: cri.ContainerStatus, observed: Observed) -> JSON:
     return {"terminated": state}
 
 
-def _conditions(pod: podspec.Pod, observed: Observed, rendered: Mapping[str, JSON], phase: str, now: float, old: Mapping[str, Any]) -> list[JSON]:
+def _conditions(view: _View, rendered: Mapping[str, JSON], phase: str) -> list[JSON]:
+    pod, observed, now, old = view.pod, view.observed, view.now, view.old
     specs = podspec.containers(pod)
     finished = phase in ("Succeeded", "Failed")
     reason = "PodCompleted" if phase == "Succeeded" else "PodFailed"
