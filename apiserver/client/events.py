@@ -11,10 +11,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from apiserver.api import errors, kinds
+from apiserver.api import errors, kinds, timestamps
 from apiserver.client.backoff import Backoff
 from apiserver.client.client import Client
 from apiserver.client.requests import ServerUnreachable
@@ -50,10 +49,6 @@ class _Record:
     count: int = 1
     last: float = 0.0
     sent: int = 0
-
-
-def timestamp(now: float) -> str:
-    return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class EventRecorder:
@@ -111,7 +106,7 @@ class EventRecorder:
 
     def _body(self, ref: Obj, type: str, reason: str, message: str, now: float) -> Obj:
         self._last_ns = max(int(now * 1e9), self._last_ns + 1)
-        stamp = timestamp(now)
+        stamp = timestamps.format_time(now)
         source = {"component": self.component, "host": self.host} if self.host else {"component": self.component}
         return {
             "apiVersion": "v1", "kind": "Event",
@@ -163,7 +158,7 @@ class EventRecorder:
     async def _send(self, record: _Record) -> None:
         body, count = record.body, record.count
         meta = body["metadata"]
-        latest = {"count": count, "lastTimestamp": timestamp(record.last)}
+        latest = {"count": count, "lastTimestamp": timestamps.format_time(record.last)}
         if record.sent:
             try:
                 await self.client.patch(kinds.EVENTS, meta["name"], latest, meta["namespace"])

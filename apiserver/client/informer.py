@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import orjson
 
-from apiserver.api import errors
+from apiserver.api import errors, types
 from apiserver.client import requests
 from apiserver.client.backoff import Backoff
 
@@ -48,10 +48,10 @@ def revision_of(obj: Any) -> str:
 
 
 class _Codec:
-    """Bytes → (type, object) and bytes → (items, revision), as dicts or as one Struct type."""
+    """Bytes → (type, object) and bytes → (items, revision), as dicts or as one Struct type. An object that does not fit the type is logged and left out."""
 
     def __init__(self, struct: type | None) -> None:
-        self._typed = struct is not None
+        self._struct = struct
         if struct is not None:
             frame = msgspec.defstruct("Frame", [("type", str), ("object", struct)])
             meta = msgspec.defstruct("Meta", [("resourceVersion", str, ""), ("continue_", str, msgspec.field(name="continue", default=""))])
@@ -60,21 +60,39 @@ class _Codec:
             self._page: msgspec.json.Decoder[Any] = msgspec.json.Decoder(page)
 
     def event(self, line: bytes) -> tuple[str, Any]:
-        """Raises the Status of an ERROR event; ValueError for a broken line."""
-        if line.startswith(b'{"type":"ERROR"') or not self._typed:
-            raw = orjson.loads(line)
-            if raw["type"] == "ERROR":
-                raise requests.decode_error(requests.Response(raw["object"].get("code") or 500, {}, orjson.dumps(raw["object"])))
-            return raw["type"], raw["object"]
-        frame = self._frame.decode(line)
-        return frame.type, frame.object
+        """(type, object), or ("BOOKMARK", its dict) for an object left out. Raises the Status of an ERROR event; ValueError for a broken line."""
+        if self._struct is not None and not line.startswith(b'{"type":"ERROR"'):
+            try:
+                frame = self._frame.decode(line)
+                return frame.type, frame.object
+            except msgspec.ValidationError:
+                pass
+        raw = orjson.loads(line)
+        if raw["type"] == "ERROR":
+            raise requests.decode_error(requests.Response(raw["object"].get("code") or 500, {}, orjson.dumps(raw["object"])))
+        obj = self._convert(raw["object"])
+        return (raw["type"], obj) if obj is not None else ("BOOKMARK", raw["object"])
 
     def page(self, body: bytes) -> tuple[list[Any], str, str]:
-        if self._typed:
-            page = self._page.decode(body)
-            return page.items or [], page.metadata.resourceVersion, page.metadata.continue_
+        """(items, revision, continue token)."""
+        if self._struct is not None:
+            try:
+                page = self._page.decode(body)
+                return page.items or [], page.metadata.resourceVersion, page.metadata.continue_
+            except msgspec.ValidationError:
+                pass
         raw = orjson.loads(body)
-        return raw.get("items") or [], raw["metadata"].get("resourceVersion", ""), raw["metadata"].get("continue", "")
+        items = [obj for item in raw.get("items") or [] if (obj := self._convert(item)) is not None]
+        return items, raw["metadata"].get("resourceVersion", ""), raw["metadata"].get("continue", "")
+
+    def _convert(self, obj: dict[str, Any]) -> Any | None:
+        if self._struct is None:
+            return obj
+        try:
+            return types.from_dict(self._struct, obj)
+        except msgspec.ValidationError as e:
+            log.error("%s %s cannot be read and is left out: %s", obj.get("kind", "object"), key_of(obj), e)
+            return None
 
 
 class Informer:

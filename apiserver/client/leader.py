@@ -14,10 +14,9 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
-from apiserver.api import errors, kinds
+from apiserver.api import errors, kinds, timestamps
 from apiserver.client.client import Client
 
 __all__ = ["LeaderElector", "LeaseSettings", "may_take"]
@@ -40,11 +39,6 @@ def may_take(lease: Obj | None, identity: str, unchanged_s: float) -> bool:
     spec = (lease or {}).get("spec") or {}
     holder = spec.get("holderIdentity") or ""
     return not holder or holder == identity or unchanged_s >= (spec.get("leaseDurationSeconds") or 0)
-
-
-def micro_time(now: float) -> str:
-    """RFC3339 with microseconds, as MicroTime is written."""
-    return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 class LeaderElector:
@@ -140,7 +134,7 @@ class LeaderElector:
     def _ours(self, lease: Obj | None) -> Obj:
         old = (lease or {}).get("spec") or {}
         same = old.get("holderIdentity") == self.identity
-        stamp = micro_time(self._now())
+        stamp = timestamps.format_micro_time(self._now())
         spec = {
             "holderIdentity": self.identity,
             "leaseDurationSeconds": max(round(self.settings.lease_s), 1),

@@ -22,7 +22,7 @@ class FakeApi:
         self.revision = 100
         self.compacted = 0
         self.objects: dict[tuple[str, str, str], Obj] = {}
-        self.history: list[tuple[int, str, str, Obj]] = []
+        self.history: list[tuple[int, str, str, Obj, Obj | None]] = []
         self.changed = asyncio.Condition()
         self.requests: list[tuple[str, str]] = []
         self.refuse: list[tuple[int, dict[str, str]]] = []
@@ -67,10 +67,10 @@ class FakeApi:
         obj = {"apiVersion": resource.api_version, "kind": resource.kind, **obj}
         if meta.get("deletionTimestamp") and not meta.get("finalizers") and not (obj.get("spec") or {}).get("finalizers"):
             self.objects.pop(key, None)
-            self.history.append((self.revision, "DELETED", resource.group_resource, obj))
+            self.history.append((self.revision, "DELETED", resource.group_resource, obj, old))
         else:
             self.objects[key] = obj
-            self.history.append((self.revision, "MODIFIED" if old else "ADDED", resource.group_resource, obj))
+            self.history.append((self.revision, "MODIFIED" if old else "ADDED", resource.group_resource, obj, old))
         self.changed.notify_all()
         return obj
 
@@ -79,7 +79,7 @@ class FakeApi:
         self.revision += 1
         gone = copy.deepcopy(old)
         gone["metadata"]["resourceVersion"] = str(self.revision)
-        self.history.append((self.revision, "DELETED", resource.group_resource, gone))
+        self.history.append((self.revision, "DELETED", resource.group_resource, gone, old))
         self.changed.notify_all()
         return gone
 
@@ -176,9 +176,13 @@ class FakeApi:
         waiter = asyncio.ensure_future(cut.wait())
         while not cut.is_set():
             lines = []
-            for revision, kind, group_resource, obj in self.history:
-                if revision > after and group_resource == resource.group_resource and (not namespace or obj["metadata"].get("namespace") == namespace) and _selected(obj, query):
-                    lines.append(json.dumps({"type": kind, "object": obj}).encode() + b"\n")
+            for revision, kind, group_resource, obj, old in self.history:
+                if revision <= after or group_resource != resource.group_resource or (namespace and obj["metadata"].get("namespace") != namespace):
+                    continue
+                was, is_ = old is not None and _selected(old, query), kind != "DELETED" and _selected(obj, query)
+                if was or is_:
+                    seen = ("MODIFIED" if was else "ADDED") if is_ else "DELETED"
+                    lines.append(json.dumps({"type": seen, "object": obj}).encode() + b"\n")
             after = max(after, self.revision)
             lines.append(json.dumps({"type": "BOOKMARK", "object": {"kind": resource.kind, "apiVersion": resource.api_version, "metadata": {"resourceVersion": str(after)}}}).encode() + b"\n")
             await send({"type": "http.response.body", "body": b"".join(lines), "more_body": True})
@@ -234,6 +238,6 @@ def _selected(obj: Obj, query: dict[str, str]) -> bool:
         node: Any = obj
         for part in path.rstrip("!").split("."):
             node = (node or {}).get(part)
-        if (node or "") != value.lstrip("="):
+        if ((node or "") != value.lstrip("=")) != path.endswith("!"):
             return False
     return True

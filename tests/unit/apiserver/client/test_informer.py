@@ -3,25 +3,13 @@ from __future__ import annotations
 import asyncio
 import random
 
-import msgspec
 import pytest
 
-from apiserver.api import kinds
+from apiserver.api import kinds, types
 from apiserver.client.backoff import Backoff
 from apiserver.client.client import Client
 from apiserver.client.informer import Informer
 from tests.fakes.api import FakeApi
-
-
-class Meta(msgspec.Struct, rename="camel"):
-    name: str = ""
-    namespace: str = ""
-    resource_version: str = ""
-
-
-class View(msgspec.Struct):
-    metadata: Meta
-    data: dict[str, str] = {}
 
 
 def cm(name: str, **data: str) -> dict:
@@ -60,7 +48,7 @@ async def converge(informer: Informer, api: FakeApi, replay: Replay) -> None:
             await asyncio.sleep(0.01)
 
 
-@pytest.mark.parametrize("decode", [None, View])
+@pytest.mark.parametrize("decode", [None, types.ConfigMap])
 async def test_list_then_watch(client: Client, api: FakeApi, decode) -> None:
     await api.put(kinds.CONFIGMAPS, cm("a", k="1"))
     informer = Informer(client, kinds.CONFIGMAPS, decode=decode)
@@ -133,4 +121,20 @@ async def test_selection_goes_to_the_server(client: Client, api: FakeApi) -> Non
         while informer.store["default/b"]["data"] != {"k": "1"}:
             await asyncio.sleep(0.01)
     assert set(informer.store) == {"default/b"}
+    task.cancel()
+
+
+async def test_an_object_that_does_not_fit_the_view_is_left_out_and_nulls_count_as_absent(client: Client, api: FakeApi) -> None:
+    await api.put(kinds.CONFIGMAPS, {"metadata": {"name": "bad", "namespace": "default"}, "data": {"k": 1}})
+    await api.put(kinds.CONFIGMAPS, {"metadata": {"name": "null", "namespace": "default", "labels": None}, "data": {"k": "1"}})
+    informer = Informer(client, kinds.CONFIGMAPS, decode=types.ConfigMap)
+    task = asyncio.ensure_future(informer.run())
+    await informer.synced()
+    assert set(informer.store) == {"default/null"}
+    await api.put(kinds.CONFIGMAPS, {"metadata": {"name": "bad2", "namespace": "default"}, "data": 5})
+    await api.put(kinds.CONFIGMAPS, cm("good"))
+    async with asyncio.timeout(5):
+        while "default/good" not in informer.store:
+            await asyncio.sleep(0.01)
+    assert set(informer.store) == {"default/null", "default/good"}
     task.cancel()
