@@ -13,18 +13,10 @@ import stat
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# What an unprivileged container may do: the set that Docker and containerd give (capabilities(7)).
-DEFAULT_CAPABILITIES = (
-    "CAP_AUDIT_WRITE", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_MKNOD", "CAP_NET_BIND_SERVICE",
-    "CAP_NET_RAW", "CAP_SETFCAP", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID", "CAP_SYS_CHROOT",
-)  # fmt: skip
-ALL_CAPABILITIES = (
-    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP",
-    "CAP_LINUX_IMMUTABLE", "CAP_NET_BIND_SERVICE", "CAP_NET_BROADCAST", "CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_IPC_LOCK", "CAP_IPC_OWNER", "CAP_SYS_MODULE",
-    "CAP_SYS_RAWIO", "CAP_SYS_CHROOT", "CAP_SYS_PTRACE", "CAP_SYS_PACCT", "CAP_SYS_ADMIN", "CAP_SYS_BOOT", "CAP_SYS_NICE", "CAP_SYS_RESOURCE", "CAP_SYS_TIME",
-    "CAP_SYS_TTY_CONFIG", "CAP_MKNOD", "CAP_LEASE", "CAP_AUDIT_WRITE", "CAP_AUDIT_CONTROL", "CAP_SETFCAP", "CAP_MAC_OVERRIDE", "CAP_MAC_ADMIN", "CAP_SYSLOG",
-    "CAP_WAKE_ALARM", "CAP_BLOCK_SUSPEND", "CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE",
-)  # fmt: skip
+from agent.runtime import capabilities
+
+DEFAULT_CAPABILITIES = capabilities.DEFAULT
+ALL_CAPABILITIES = capabilities.ALL
 DEFAULT_MASKED_PATHS = (
     "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/scsi", "/proc/sched_debug", "/proc/timer_list", "/proc/timer_stats",
     "/sys/devices/virtual/powercap", "/sys/firmware",
@@ -55,7 +47,7 @@ def default_mounts() -> list[dict[str, Any]]:
     ]
 
 
-def default_spec(args: Sequence[str], *, env: Sequence[str] = (DEFAULT_PATH,), cwd: str = "/", capabilities: Sequence[str] = DEFAULT_CAPABILITIES) -> dict[str, Any]:
+def default_spec(args: Sequence[str], *, env: Sequence[str] = (DEFAULT_PATH,), cwd: str = "/", caps: Sequence[str] = DEFAULT_CAPABILITIES) -> dict[str, Any]:
     """A complete, safe spec of an unprivileged container run as root. The caller changes what its user asked for: process.user, noNewPrivileges, mounts, resources …"""
     return {
         "ociVersion": "1.0.2",
@@ -64,7 +56,7 @@ def default_spec(args: Sequence[str], *, env: Sequence[str] = (DEFAULT_PATH,), c
             "env": list(env),
             "cwd": cwd or "/",
             "user": {"uid": 0, "gid": 0},
-            "capabilities": capability_sets(capabilities),
+            "capabilities": capability_sets(caps),
             "noNewPrivileges": False,
         },
         "root": {"path": "rootfs", "readonly": False},
@@ -79,10 +71,9 @@ def default_spec(args: Sequence[str], *, env: Sequence[str] = (DEFAULT_PATH,), c
     }
 
 
-def capability_sets(capabilities: Sequence[str]) -> dict[str, list[str]]:
+def capability_sets(names: Sequence[str]) -> dict[str, list[str]]:
     """OCI's five sets as Kubernetes' runtimes fill them: no inheritable, no ambient ones, so that a command run as non-root has none after exec."""
-    names = list(capabilities)
-    return {"bounding": names, "effective": names, "permitted": names, "inheritable": [], "ambient": []}
+    return {"bounding": list(names), "effective": list(names), "permitted": list(names), "inheritable": [], "ambient": []}
 
 
 def adjust_capabilities(base: Sequence[str], add: Sequence[str], drop: Sequence[str]) -> list[str]:
