@@ -97,6 +97,8 @@ def execute(args: argparse.Namespace) -> int:
     from ctl.delete import seconds
     from ctl.session import Session
 
+    if getattr(args, "client", False):  # version --client asks nobody
+        return args.run(None, args)
     config = kubeconfig.load(args.kubeconfig or None, args.context or None)
     config = dataclasses.replace(
         config, server=args.server or config.server, token=args.token or config.token, insecure=args.insecure_skip_tls_verify or config.insecure
@@ -115,9 +117,8 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader of our pipe has gone: nothing more to flush
         return 141
     except Exception as e:
-        from apiserver.api.manifests import ManifestError
-
         from apiserver.api.errors import ApiError
+        from apiserver.api.manifests import ManifestError
         from apiserver.client.config import ConfigError
         from ctl.session import CommandError, describe_error
 

@@ -16,15 +16,15 @@ def configure_version(p: argparse.ArgumentParser) -> None:
     p.add_argument("-o", "--output", choices=["yaml", "json"], default="")
 
 
-def run_version(session: Session, args: argparse.Namespace) -> int:
+def run_version(session: Session | None, args: argparse.Namespace) -> int:
     document: dict = {"clientVersion": {"gitVersion": VERSION, "platform": f"linux/{_machine()}"}}
-    if not args.client:
+    if session is not None:
         document["serverVersion"] = session.client.request("GET", "/version").json()
     if args.output:
         sys.stdout.write(render.to_json(document) if args.output == "json" else render.to_yaml(document))
         return 0
     print(f"Client Version: {VERSION}")
-    if not args.client:
+    if session is not None:
         print(f"Server Version: {document['serverVersion']['gitVersion']}")
     return 0
 
