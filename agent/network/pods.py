@@ -1,27 +1,146 @@
-"""Pods' links and routes on one node. Published interface; see the class."""
+"""Pods' links and routes on one node: a bridge as everybody's gateway, a veth pair per pod, all of it by raw rtnetlink. The kernel's own state is the only state, so any
+process may ensure, attach or remove at any time. Called by the agent; refuses to touch links that do not carry the cluster's name."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import hashlib
+import ipaddress
+import os
+from pathlib import Path
+
+from agent.network import foreign, netns
+from agent.network import rtnetlink as rt
+
+DEFAULT_MTU = 1500
+_POD_LINK, _LO_INDEX = "eth0", 1
+_MAX_NAME = 15  # IFNAMSIZ - 1
+
+
+def bridge_name(cluster: str) -> str:
+    """`mk-<cluster>`, at most 15 characters: longer names end in a hash of the whole."""
+    name = f"mk-{cluster}"
+    return name if len(name) <= _MAX_NAME else f"mk-{cluster[:5]}-{hashlib.sha256(cluster.encode()).hexdigest()[:6]}"
+
+
+def veth_name(cluster: str, name_seed: str) -> str:
+    """A name that no other pod had: the kernel keeps a deleted link's name for a while."""
+    return "mk" + hashlib.sha256(f"{cluster}/{name_seed}".encode()).hexdigest()[:13]
+
+
+def mac_of(address: str) -> bytes:
+    """A locally administered MAC made of the address: an address that moves on to another pod needs no new neighbour entry anywhere."""
+    return b"\x0a\x58" + ipaddress.IPv4Address(address).packed
+
 
 class PodNetwork:
-    """A bridge `mk-<cluster>` whose address is the gateway; each pod a veth pair, a /32 and a default route through the gateway, so that all its traffic is routed."""
+    """A bridge `mk-<cluster>` whose address is the gateway; each pod a veth pair, a /32 and a default route through the gateway, so that all its traffic is routed:
+    Service rules see it whether or not br_netfilter is loaded. Bridge ports are isolated from one another."""
 
     def __init__(self, cluster: str, node_cidr: str, cluster_cidr: str, mtu: int = 0, service_cidr: str = "") -> None:
-        """`mtu` 0: the uplink's (the link of the default route), else 1500. `service_cidr`: gets a route, so that connections which start on the node find a source address."""
-        self.cluster, self.node_cidr, self.cluster_cidr, self.mtu, self.service_cidr = cluster, node_cidr, cluster_cidr, mtu, service_cidr
+        """`mtu` 0: the uplink's (the link of the default route), else 1500. `service_cidr`: gets a route, so that connections which start on the node find a source address.
+        Raises ValueError: a CIDR is malformed."""
+        self.cluster, self.mtu = cluster, mtu
+        self.network, self.cluster_network = ipaddress.IPv4Network(node_cidr), ipaddress.IPv4Network(cluster_cidr)
+        self.service_network = ipaddress.IPv4Network(service_cidr) if service_cidr else None
+        self.bridge = bridge_name(cluster)
+        self.gateway = str(self.network.network_address + 1)
+        self._bridge_index = 0
+        self._socket: rt.RouteSocket | None = None
 
     def ensure(self) -> list[str]:
         """Host set-up, idempotent (call it at start, and again whenever). Returns warnings for the operator, such as a foreign FORWARD drop with the rule that would help. Raises OSError."""
-        raise NotImplementedError
+        socket = self._route_socket()
+        links = {link.index: link for link in socket.links()}
+        if not self.mtu:
+            uplink = links.get(socket.default_link())
+            self.mtu = uplink.mtu if uplink else DEFAULT_MTU
+        socket.send([rt.new_bridge(self.bridge, mac_of(self.gateway), self.mtu)])
+        bridge = socket.link(self.bridge)
+        if bridge is None or bridge.kind != "bridge":
+            raise OSError(errno.EEXIST, f"cannot use {self.bridge} as the pods' bridge: a link of that name exists and is no bridge")
+        self._bridge_index = bridge.index
+        wanted = f"{self.gateway}/{self.network.prefixlen}"
+        requests = [rt.delete_address(bridge.index, address) for address in socket.addresses(bridge.index) - {wanted}]  # the node had another CIDR
+        requests += [rt.link_up(bridge.index, self.mtu, mac_of(self.gateway)), rt.add_address(bridge.index, wanted)]
+        if self.service_network:
+            requests.append(rt.add_route(str(self.service_network), bridge.index, source=self.gateway))
+        socket.send(requests)
+        self._sysctl("ip_forward", "1")
+        self._sysctl(f"conf/{self.bridge}/send_redirects", "0")  # pods share a link but are to come by the gateway
+        self._sysctl(f"conf/{self.bridge}/rp_filter", "2")
+        self._sysctl(f"conf/{self.bridge}/route_localnet", "1")  # replies to the node's own 127.0.0.1:<NodePort> connections
+        return foreign.forward_warnings(self.bridge)
 
     def attach(self, netns_fd: int, ip: str, name_seed: str) -> None:
         """Gives the network namespace its lo, eth0 with `ip`/32 and routes: about 2 ms, blocking. Idempotent. `name_seed` (the sandbox id) must be unique over time. Raises OSError."""
-        raise NotImplementedError
+        try:
+            self._attach(netns_fd, ip, name_seed)
+        except OSError:
+            bridge = self._route_socket().link(self.bridge)
+            if bridge is not None and bridge.index == self._bridge_index:
+                raise
+            self.ensure()  # the bridge was deleted under us
+            self._attach(netns_fd, ip, name_seed)
+
+    def _attach(self, netns_fd: int, ip: str, name_seed: str) -> None:
+        if not self._bridge_index:
+            self.ensure()
+        name = veth_name(self.cluster, name_seed)
+        pair = rt.VethPair(name, self._bridge_index, self.mtu, _POD_LINK, mac_of(ip), netns_fd)
+        host = self._route_socket()
+        inside = netns.call_in(netns_fd, rt.RouteSocket)
+        with inside:
+            try:
+                host.send([rt.new_veth(pair)])
+            except OSError as error:
+                if error.errno != errno.EEXIST:
+                    raise
+            port, pod = host.link(name), inside.link(_POD_LINK)
+            if port is None or pod is None or pod.address != mac_of(ip):
+                raise OSError(errno.EEXIST, f"cannot attach {ip}: the namespace or the link {name} is another pod's")
+            # from here on all is idempotent: an attach that was cut short can be done again
+            host.send([rt.port_up_isolated(name), rt.add_forwarding(port.index, mac_of(ip)), rt.add_neighbour(self._bridge_index, ip, mac_of(ip))])
+            inside.send(
+                [
+                    rt.link_up(_LO_INDEX),
+                    rt.link_up(pod.index),
+                    rt.add_address(pod.index, f"{ip}/32"),
+                    rt.add_neighbour(pod.index, self.gateway, mac_of(self.gateway)),
+                    rt.add_route(f"{self.gateway}/32", pod.index),
+                    rt.add_route("0.0.0.0/0", pod.index, gateway=self.gateway),
+                ]
+            )
 
     def detach(self, ip: str, name_seed: str) -> None:
         """After (or before) the namespace is dropped: forgets the address's neighbour entry. The kernel deletes the link with the namespace; nothing here waits for it. Idempotent."""
-        raise NotImplementedError
+        if self._bridge_index:
+            self._route_socket().send([rt.delete_neighbour(self._bridge_index, ip)])
 
     def remove(self) -> None:
-        """Deletes every link, route and neighbour of this cluster on this host. Idempotent."""
-        raise NotImplementedError
+        """Deletes every link of this cluster on this host, with its addresses, routes and neighbours. Idempotent."""
+        socket = self._route_socket()
+        links = socket.links()
+        bridge = next((link for link in links if link.name == self.bridge and link.kind == "bridge"), None)
+        if bridge is not None:
+            ports = [link for link in links if link.master == bridge.index and link.kind == "veth"]
+            socket.send([rt.delete_link(link.index) for link in ports] + [rt.delete_link(bridge.index)])
+        self._bridge_index = 0
+        socket.close()
+        self._socket = None
+
+    def _route_socket(self) -> rt.RouteSocket:
+        if self._socket is None:
+            self._socket = rt.RouteSocket()
+        return self._socket
+
+    def _sysctl(self, name: str, value: str) -> None:
+        path = Path("/proc/sys/net/ipv4", name)
+        if path.read_text().strip() == value:
+            return
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                path.write_text(value)
+            except OSError as error:
+                raise OSError(error.errno, f"cannot set {path} to {value}: {os.strerror(error.errno or 0)}") from error
