@@ -8,7 +8,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 
-from apiserver.admission import namespaces, noderestriction, priority, serviceaccounts, tolerations
+from apiserver.admission import escalation, namespaces, noderestriction, priority, serviceaccounts, tolerations
 from apiserver.admission.request import Plugin, Reader, Request
 
 
@@ -39,15 +39,17 @@ class Chain:
 
 
 def default_chain(
-    reader: Reader, *, rng: random.Random | None = None, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    reader: Reader, *, rng: random.Random | None = None, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep, rules_for: escalation.RulesFor | None = None,
 ) -> Chain:  # fmt: skip
-    """The plugins every minik API server runs, in Kubernetes' order. `sleep` is waited on for a new namespace's default ServiceAccount."""
-    return Chain(
-        [
-            namespaces.NamespaceLifecycle(reader),
-            noderestriction.NodeRestriction(reader),
-            serviceaccounts.ServiceAccountAdmission(reader, rng or random.Random(), sleep),
-            priority.PriorityAdmission(reader),
-            tolerations.DefaultTolerations(),
-        ]
-    )
+    """The plugins every minik API server runs, in Kubernetes' order. `sleep` is waited on for a new namespace's default ServiceAccount; `rules_for(user, namespace)`
+    gives the RBAC rules that hold for a user (without it there is no check against escalation: for tests only)."""
+    plugins: list[Plugin] = [
+        namespaces.NamespaceLifecycle(reader),
+        noderestriction.NodeRestriction(reader),
+        serviceaccounts.ServiceAccountAdmission(reader, rng or random.Random(), sleep),
+        priority.PriorityAdmission(reader),
+        tolerations.DefaultTolerations(),
+    ]
+    if rules_for is not None:
+        plugins.append(escalation.Escalation(reader, rules_for))
+    return Chain(plugins)

@@ -30,8 +30,12 @@ class Taken(ValueError):
 
 
 class Pool(Protocol):
-    size: int
-    reserved: int  # how many of the first values are left to people
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def reserved(self) -> int:
+        """How many of the first values are left to people."""
 
     def value(self, index: int) -> str: ...
     def check(self, value: str) -> str:

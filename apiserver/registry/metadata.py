@@ -7,6 +7,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+import orjson
+
 from apiserver.api import errors, kinds, timestamps
 from apiserver.registry.context import Object
 
@@ -46,19 +48,25 @@ def check_kind(resource: kinds.Resource, obj: Object) -> None:
             raise errors.BadRequest(f"the {field} in the data ({have}) does not match the expected {field} ({want})")
 
 
-def drop_nulls(value: object) -> None:
-    """Takes fields that are null out of a document, in place: null means "not set" (API conventions)."""
+def drop_nulls(obj: Object) -> None:
+    """Takes fields that are null out of a document, in place: null means "not set" (API conventions). Raises BadRequest on what cannot be encoded (nested too deep)."""
+    try:
+        encoded = orjson.dumps(obj)
+    except (TypeError, RecursionError) as err:
+        raise errors.BadRequest(f"cannot encode object: {err}") from err
+    if b"null" in encoded:  # far cheaper than a walk, and hardly ever true
+        _drop_nulls(obj)
+
+
+def _drop_nulls(value: object) -> None:
     if isinstance(value, dict):
-        nulls = [key for key, child in value.items() if child is None]
-        for key in nulls:
+        for key in [key for key, child in value.items() if child is None]:
             del value[key]
         for child in value.values():
-            if isinstance(child, dict | list):
-                drop_nulls(child)
+            _drop_nulls(child)
     elif isinstance(value, list):
         for child in value:
-            if isinstance(child, dict | list):
-                drop_nulls(child)
+            _drop_nulls(child)
 
 
 def check_namespace(resource: kinds.Resource, metadata: Object, namespace: str) -> None:

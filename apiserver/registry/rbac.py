@@ -140,6 +140,8 @@ CLUSTER_ROLES: dict[str, list[Object]] = {
     "system:kube-controller-manager": _CONTROLLERS,
 }
 
+AGGREGATED = {"admin": ("admin", "edit", "view"), "edit": ("edit", "view"), "view": ("view",)}
+
 CLUSTER_ROLE_BINDINGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
     "cluster-admin": ("cluster-admin", [("Group", "system:masters")]),
     "system:basic-user": ("system:basic-user", [("Group", "system:authenticated")]),
@@ -147,14 +149,17 @@ CLUSTER_ROLE_BINDINGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
     "system:public-info-viewer": ("system:public-info-viewer", [("Group", "system:authenticated"), ("Group", "system:unauthenticated")]),
     "system:monitoring": ("system:monitoring", [("Group", "system:monitoring")]),
     "system:service-account-issuer-discovery": ("system:service-account-issuer-discovery", [("Group", "system:serviceaccounts")]),
-    "system:node": ("system:node", [("Group", "system:nodes")]),
+    "system:node": ("system:node", []),  # nodes are authorized by the node authorizer, each for its own pods; this role is for other agents to be bound to
     "system:kube-scheduler": ("system:kube-scheduler", [("User", "system:kube-scheduler")]),
     "system:kube-controller-manager": ("system:kube-controller-manager", [("User", "system:kube-controller-manager")]),
 }
 
 
 def cluster_role(name: str) -> Object:
-    return {"apiVersion": f"{API_GROUP}/v1", "kind": "ClusterRole", "metadata": _metadata(name), "rules": CLUSTER_ROLES[name]}
+    """The roles for people also have the rules of every ClusterRole labelled for them (rbac.authorization.k8s.io/aggregate-to-view: "true")."""
+    role = {"apiVersion": f"{API_GROUP}/v1", "kind": "ClusterRole", "metadata": _metadata(name), "rules": CLUSTER_ROLES[name]}
+    labels = [{"matchLabels": {f"{API_GROUP}/aggregate-to-{label}": "true"}} for label in AGGREGATED.get(name, ())]
+    return {**role, "aggregationRule": {"clusterRoleSelectors": labels}} if labels else role
 
 
 def cluster_role_binding(name: str) -> Object:

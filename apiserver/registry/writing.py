@@ -142,8 +142,8 @@ class Writer:
         metadata.drop_nulls(new)
         check_fields(ctx, resource, new if target.subresource != "status" else _status_part(new))
         meta = metadata.of(new)
-        metadata.check_resource_version(resource, target.name, meta.get("resourceVersion"), current.revision)
         metadata.prepare_update(resource, new, old, target.namespace, target.name)
+        metadata.check_resource_version(resource, target.name, meta.get("resourceVersion"), current.revision)
         if resource.storage_version:
             new = versions.to_stored(resource, new)
         new = self._merged(target.subresource, kind, new, old)
