@@ -52,6 +52,7 @@ class Cache:
         self._reading: asyncio.Future[None] | None = None
         self._shared_read: asyncio.Task[int] | None = None
         self._next_trim_s = 0.0
+        self._stopping = False
         self._grown: set[Bucket] = set()
 
     async def start(self) -> None:
@@ -62,6 +63,7 @@ class Cache:
 
     async def stop(self) -> None:
         """Ends the task and every watcher (Gone). Idempotent."""
+        self._stopping = True
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -186,7 +188,7 @@ class Cache:
     async def _follow(self) -> None:
         backoff_s = 0.05
         reload = False
-        while True:
+        while not self._stopping:  # a failing clean-up may take a cancellation's place
             try:
                 if reload:
                     await self._load()
