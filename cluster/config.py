@@ -60,6 +60,11 @@ class Config:
         return self.data / "pki"
 
     @property
+    def cgroup(self) -> str:
+        """This node's cgroup, relative to a hierarchy's root."""
+        return f"{self.cgroup_parent.strip('/')}/minik-{self.name}/{self.node_name}".lstrip("/")
+
+    @property
     def kubernetes_ip(self) -> str:
         return str(ipaddress.ip_network(self.service_cidr)[1])
 
@@ -178,4 +183,4 @@ def agent_flags(c: Config) -> list[str]:
 
 
 def zygote_flags(c: Config) -> list[str]:
-    return [str(c.run_dir), "--cluster-name", c.name, "--node-name", c.node_name, "--data-dir", c.data_dir, "--cgroup-parent", c.cgroup_parent]
+    return [str(c.run_dir), "--data-dir", c.data_dir, "--cgroup", f"{c.cgroup}/pods"]

@@ -85,7 +85,7 @@ def start_guard(c: config.Config) -> None:
     spec_path.write_text(json.dumps(config.plan_spec(c), indent=1))
     (c.run_dir / "cluster.json").write_text(json.dumps(dataclasses.asdict(c), indent=1))
     driver = detect.driver()
-    system = f"{c.cgroup_parent.strip('/')}/minik-{c.name}/{c.node_name}/system".lstrip("/")
+    system = f"{c.cgroup}/system"
     driver.create(system, {"devices": [{"allow": True}]}, leaf=True)
     joins = driver.join_files(system) or (f"{host.CGROUP_ROOT}/{system}/cgroup.procs",)
 
