@@ -2,7 +2,7 @@
 
 ApiError ─ BadRequest 400 · Unauthorized 401 · Forbidden 403 · NotFound 404 · MethodNotAllowed 405 · NotAcceptable 406
          ─ AlreadyExists 409 · Conflict 409 · Gone 410 ─ Expired 410 · RequestEntityTooLarge 413 · UnsupportedMediaType 415
-         ─ Invalid 422 · TooManyRequests 429 · InternalError 500 · Unavailable 503 · Timeout 504
+         ─ Invalid 422 · Unprocessable 422 · TooManyRequests 429 · InternalError 500 · Unavailable 503 · Timeout 504
 Texts follow Kubernetes' own (`pods "x" not found`), because clients and people match on them.
 """
 
@@ -136,13 +136,20 @@ class UnsupportedMediaType(ApiError):
         super().__init__(f"the body of the request was in an unknown format - accepted media types include: {', '.join(accepted)}")
 
 
+class Unprocessable(ApiError):
+    """A patch that does not fit the document."""
+
+    code, reason = 422, "Invalid"
+
+
 class Invalid(ApiError):
     """Validation failed: `Pod "x" is invalid: spec.containers: Required value`, every cause in details.causes."""
 
     code, reason = 422, "Invalid"
 
     def __init__(self, group: str, kind: str, name: str, causes: Sequence[Cause]) -> None:
-        texts = list(dict.fromkeys(str(cause) for cause in causes))
+        causes = list(dict.fromkeys(causes))
+        texts = [str(cause) for cause in causes]
         listed = texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
         qualified = f"{kind}.{group}" if group else kind
         details: JSON = {"name": name, "kind": kind, "causes": [cause.to_dict() for cause in causes]}

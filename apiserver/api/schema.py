@@ -105,6 +105,11 @@ def check_fields(resource: Resource, obj: JSON) -> list[str]:
         raise BadRequest(f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}: {err}') from err
 
 
+def check_types(resource: Resource, obj: JSON) -> None:
+    """Raises BadRequest for a value of the wrong type; unknown fields pass (fieldValidation=Ignore)."""
+    check_fields(resource, obj)
+
+
 def strict_error(resource: Resource, problems: list[str]) -> BadRequest:
     """What fieldValidation=Strict answers: `Pod in version "v1" cannot be handled as a Pod: strict decoding error: unknown field "spec.foo"`."""
     return BadRequest(f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}: strict decoding error: {", ".join(problems)}')
