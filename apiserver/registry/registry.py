@@ -14,8 +14,8 @@ from typing import Any
 
 import orjson
 
-from apiserver.api import errors, kinds, patches, selectors
-from apiserver.registry import addresses, claims, deletion, metadata, podresources, scale, storage, tokens, versions, writing
+from apiserver.api import errors, kinds, patches, selectors, timestamps
+from apiserver.registry import addresses, claims, deletion, metadata, ownership, podresources, scale, storage, tokens, versions, writing
 from apiserver.registry.context import Admission, Config, IssueToken, Object, RequestContext
 from apiserver.registry.storage import Current
 from apiserver.registry.strategies import table
@@ -24,7 +24,7 @@ from apiserver.store.cache import Selection
 
 JSON_PATCH, MERGE_PATCH = "application/json-patch+json", "application/merge-patch+json"
 STRATEGIC_PATCH, APPLY_PATCH = "application/strategic-merge-patch+json", "application/apply-patch+yaml"
-PATCH_TYPES = (JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH)
+PATCH_TYPES = (JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH, APPLY_PATCH)
 _DELETES_AT_ONCE = 32
 _UPDATED_SUBRESOURCES = ("", "status", "finalize", "approval", "ephemeralcontainers")
 
@@ -99,7 +99,7 @@ class Registry:
                 raise
         return await self._create_by_update(ctx, target, obj)
 
-    async def _create_by_update(self, ctx: RequestContext, target: writing.Target, obj: Object) -> bytes:
+    async def _create_by_update(self, ctx: RequestContext, target: writing.Target, obj: Object, managed: list[Object] | None = None) -> bytes:
         meta = metadata.of(obj)
         if meta.get("uid"):
             why = f"Precondition failed: UID in precondition: {meta['uid']}, UID in object meta: "
@@ -109,17 +109,19 @@ class Registry:
         if meta.pop("resourceVersion", None) not in {None, "", "0"}:
             raise errors.NotFound(target.resource, target.name)
         meta["name"] = target.name
-        data = await self.writer.create(ctx, target.resource, target.namespace, obj)
+        data = await self.writer.create(ctx, target.resource, target.namespace, obj, managed)
         ctx.created = True
         return data
 
     async def patch(  # noqa: PLR0917
         self, ctx: RequestContext, resource: kinds.Resource, namespace: str, name: str, patch_type: str, patch: Any, subresource: str = "",
     ) -> tuple[bytes, bool]:  # fmt: skip
-        """PATCH; `patch_type` is the media type ("application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"), `patch` the
-        decoded body. Answers (document, created). Raises as update() does; UnsupportedMediaType for "application/apply-patch+yaml" (not served yet) and others."""
+        """PATCH; `patch_type` is the media type ("application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json",
+        "application/apply-patch+yaml"), `patch` the decoded body. Answers (document, created). Raises as update() does, and UnsupportedMediaType."""
         target = writing.Target(resource, namespace, name, subresource)
         _check_subresource(target)
+        if patch_type == APPLY_PATCH and subresource != "scale" and not resource.storage_version:
+            return await self._apply(ctx, target, patch)
         apply = _patcher(resource, patch_type, patch)
         if subresource == "scale":
             return await self._scaled(ctx, target, lambda current: apply(scale.of(resource, current.copy()))), False
@@ -128,6 +130,30 @@ class Registry:
             return apply(versions.from_stored(resource, current.copy()))
 
         return await self.writer.modify(ctx, target, build), False
+
+    async def _apply(self, ctx: RequestContext, target: writing.Target, applied: Any) -> tuple[bytes, bool]:
+        """Server-side apply; ctx.field_manager and ctx.force count. Creates what is not there."""
+        resource = target.resource
+        ownership.check_applied(resource, target.name, applied, ctx.field_manager)
+        metadata.drop_nulls(applied)
+        manager = ownership.Manager(ctx.field_manager, "Apply", resource.api_version, target.subresource)
+        now, pristine = timestamps.format_time(self.now()), orjson.dumps(applied)
+
+        def build(current: Current) -> Object:
+            return ownership.apply(resource, current.copy(), orjson.loads(pristine), manager, force=ctx.force, now=now)
+
+        applying = writing.Target(resource, target.namespace, target.name, target.subresource, True)
+        try:
+            return await self.writer.modify(ctx, applying, build), False
+        except errors.NotFound:
+            if target.subresource or await self.storage.current(target.key, fresh=True) is not None:
+                raise
+        managed = ownership.first(resource, applied, manager, now)
+        try:
+            data = await self._create_by_update(ctx, target, applied, managed)
+        except errors.AlreadyExists:
+            return await self.writer.modify(ctx, applying, build), False
+        return data, True
 
     async def _scaled(self, ctx: RequestContext, target: writing.Target, wanted: Callable[[Current], Any]) -> bytes:
         """Writes the replicas of a Scale into the workload; answers the Scale."""
@@ -181,18 +207,19 @@ def _check_subresource(target: writing.Target) -> None:
 
 
 def _patcher(resource: kinds.Resource, patch_type: str, patch: Any) -> Callable[[Object], Any]:
-    """The function that applies the patch to a document of its own. Raises UnsupportedMediaType, BadRequest."""
+    """The function that applies the patch to a document of its own, as often as asked (so each time with a patch of its own). Raises UnsupportedMediaType, BadRequest."""
+    pristine = orjson.dumps(patch)
     if patch_type == JSON_PATCH:
         if not isinstance(patch, list):
             raise errors.BadRequest("a JSON patch must be a list of operations")
-        return lambda doc: _object(patches.json_patch(doc, patch))
-    if patch_type not in PATCH_TYPES:
+        return lambda doc: _object(patches.json_patch(doc, orjson.loads(pristine)))
+    if patch_type not in {MERGE_PATCH, STRATEGIC_PATCH}:
         raise errors.UnsupportedMediaType(PATCH_TYPES)
     if not isinstance(patch, dict):
         raise errors.BadRequest("a merge patch must be an object")
     if patch_type == MERGE_PATCH:
-        return lambda doc: _object(patches.merge_patch(doc, patch))
-    return lambda doc: _object(patches.strategic_merge(resource, doc, patch))
+        return lambda doc: _object(patches.merge_patch(doc, orjson.loads(pristine)))
+    return lambda doc: _object(patches.strategic_merge(resource, doc, orjson.loads(pristine)))
 
 
 def _object(doc: Any) -> Object:

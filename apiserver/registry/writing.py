@@ -9,11 +9,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 
-from apiserver.api import defaults, errors, kinds, schema, validation
-from apiserver.registry import deletion, metadata, storage, versions
+from apiserver.api import defaults, errors, kinds, schema, timestamps, validation
+from apiserver.registry import deletion, metadata, ownership, storage, versions
 from apiserver.registry.context import Admission, AdmissionRequest, Object, Operation, RequestContext
 from apiserver.registry.storage import Current
 from apiserver.registry.strategies import cluster, ephemeral, services, strategy, table, workloads
@@ -30,6 +31,7 @@ class Target:
     namespace: str
     name: str
     subresource: str = ""
+    applying: bool = False  # a server-side apply, which brings its own managedFields
 
     @property
     def stored(self) -> kinds.Resource:
@@ -53,11 +55,11 @@ class Writer:
     uid: Callable[[], str]
     rng: random.Random
 
-    async def create(self, ctx: RequestContext, resource: kinds.Resource, namespace: str, obj: Object) -> bytes:
-        """Stores a new object and answers its document. A generated name that is taken is generated again."""
+    async def create(self, ctx: RequestContext, resource: kinds.Resource, namespace: str, obj: Object, managed: list[Object] | None = None) -> bytes:
+        """Stores a new object (with `managed` as its managedFields) and answers its document. A generated name that is taken is generated again."""
         meta = obj.get("metadata")
         if not isinstance(meta, dict) or meta.get("name"):
-            return await self._create_once(ctx, resource, namespace, obj)
+            return await self._create_once(ctx, resource, namespace, obj, managed)
         pristine = orjson.dumps(obj)
         for _ in range(GENERATE_NAME_TRIES - 1):
             try:
@@ -66,11 +68,13 @@ class Writer:
                 obj = orjson.loads(pristine)
         return await self._create_once(ctx, resource, namespace, obj)
 
-    async def _create_once(self, ctx: RequestContext, resource: kinds.Resource, namespace: str, obj: Object) -> bytes:
+    async def _create_once(self, ctx: RequestContext, resource: kinds.Resource, namespace: str, obj: Object, managed: list[Object] | None = None) -> bytes:
         metadata.check_kind(resource, obj)
         metadata.drop_nulls(obj)
         check_fields(ctx, resource, obj)
         metadata.prepare_create(resource, namespace, obj, now=self.now(), uid=self.uid(), rng=self.rng)
+        if managed:
+            obj["metadata"]["managedFields"] = managed
         stored = versions.stored(resource)
         if resource.storage_version:
             defaults.apply(resource, obj)
@@ -142,6 +146,7 @@ class Writer:
         metadata.drop_nulls(new)
         check_fields(ctx, resource, new if target.subresource != "status" else _status_part(new))
         meta = metadata.of(new)
+        managed = meta.pop("managedFields", None)
         metadata.prepare_update(resource, new, old, target.namespace, target.name)
         metadata.check_resource_version(resource, target.name, meta.get("resourceVersion"), current.revision)
         if resource.storage_version:
@@ -158,7 +163,22 @@ class Writer:
             if causes:
                 raise kind.invalid(new, *causes)
         await self.admission.validate(request)
+        self._own(ctx, target, new, old, managed)
         return new
+
+    def _own(self, ctx: RequestContext, target: Target, new: Object, old: Object, managed: Any) -> None:
+        """Puts managedFields into `new`: an apply's own; else the old ones brought up to date, unless the client sent an empty list, which resets them."""
+        before = old["metadata"].get("managedFields")
+        if target.applying:
+            kept = managed
+        elif before and managed not in ([], [{}]):
+            manager = ownership.Manager(ctx.field_manager or "unknown", "Update", target.stored.api_version, target.subresource)
+            kept = ownership.after_update(target.stored, old, new, manager, timestamps.format_time(self.now()))
+        else:
+            kept = None
+        if kept != new["metadata"].get("managedFields"):
+            meta = {key: value for key, value in new["metadata"].items() if key != "managedFields"}
+            new["metadata"] = {**meta, "managedFields": kept} if kept else meta
 
     def _merged(self, subresource: str, kind: strategy.Strategy, new: Object, old: Object) -> Object:
         """The part of the object that this resource or subresource may change, over the rest of the old one."""

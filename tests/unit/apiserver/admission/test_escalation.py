@@ -80,5 +80,5 @@ async def test_bindings():
         await _plugin([rule()], ROLE).validate(_request(kinds.ROLEBINDINGS, BINDING))
     await _plugin([rule(verbs="get,delete")], ROLE).validate(_request(kinds.ROLEBINDINGS, BINDING))
     await _plugin([rule("rbac.authorization.k8s.io", "roles", "bind", "r")], ROLE).validate(_request(kinds.ROLEBINDINGS, BINDING))
-    with pytest.raises(errors.NotFound, match="roles.rbac.authorization.k8s.io"):
+    with pytest.raises(errors.NotFound, match=r"roles\.rbac\.authorization\.k8s\.io"):
         await _plugin([rule()], ROLE).validate(_request(kinds.ROLEBINDINGS, {**BINDING, "roleRef": {"kind": "Role", "name": "nope"}}))

@@ -167,7 +167,7 @@ async def test_strategic_patches_merge_lists_by_key(world):
 @pytest.mark.parametrize(
     ("kind", "patch", "error"),
     [
-        (registry.APPLY_PATCH, {}, errors.UnsupportedMediaType),
+        (registry.APPLY_PATCH, {}, errors.Invalid),
         ("text/plain", {}, errors.UnsupportedMediaType),
         (registry.JSON_PATCH, {}, errors.BadRequest),
         (registry.MERGE_PATCH, [], errors.BadRequest),
