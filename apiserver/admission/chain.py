@@ -8,7 +8,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 
-from apiserver.admission import escalation, namespaces, noderestriction, priority, serviceaccounts, tolerations
+from apiserver.admission import escalation, limitranges, namespaces, noderestriction, priority, serviceaccounts, tolerations
 from apiserver.admission.request import Plugin, Reader, Request
 
 
@@ -47,6 +47,7 @@ def default_chain(
         namespaces.NamespaceLifecycle(reader),
         noderestriction.NodeRestriction(reader),
         serviceaccounts.ServiceAccountAdmission(reader, rng or random.Random(), sleep),
+        limitranges.LimitRanger(reader),
         priority.PriorityAdmission(reader),
         tolerations.DefaultTolerations(),
     ]
