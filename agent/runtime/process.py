@@ -138,7 +138,8 @@ class Become(namedtuple("Become", "user env cwd groups_allowed capabilities boun
         if users.needs_databases(self.user, "HOME" in env):
             who = users.resolve(self.user, users.read_database("/etc/passwd"), users.read_database("/etc/group"))
         else:
-            who = users.Identity(self.user.get("uid") or 0, self.user.get("gid") or 0, list(self.user.get("additionalGids") or ()), "/")
+            gid = self.user.get("gid") or 0
+            who = users.Identity(self.user.get("uid") or 0, gid, sorted({gid, *(self.user.get("additionalGids") or ())}), "/")
         env.setdefault("HOME", who.home)
         self._enter_cwd()
         self._own_stdio(who.uid)

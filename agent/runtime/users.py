@@ -38,7 +38,8 @@ def needs_databases(user: Mapping[str, Any], has_home: bool) -> bool:
 
 
 def resolve(user: Mapping[str, Any], passwd: list[list[str]], group: list[list[str]]) -> Identity:
-    """`username` is "name|uid[:group|gid]". Given uid and gid win over it; the groups that list the user are added unless uid and gid were all that was given.
+    """`username` is "name|uid[:group|gid]". Given uid and gid win over it; the groups that list the user are added unless uid and gid were all that was given;
+    the primary group is among the groups, so that a setgid program cannot shed it.
     Raises OSError(ENOENT) in Docker's words for a name that the image does not know."""
     name, _, group_name = (user.get("username") or "").partition(":")
     entry = None
@@ -62,7 +63,7 @@ def resolve(user: Mapping[str, Any], passwd: list[list[str]], group: list[list[s
     if entry is not None and (user.get("username") or user.get("gid") is None) and not group_given:
         groups += [int(g[2]) for g in group if len(g) > 3 and g[2].isdigit() and entry[0] in g[3].split(",")]
     home = entry[5] if entry and len(entry) > 5 and entry[5] else "/"
-    return Identity(uid, gid, sorted(set(groups) - {gid}), home)
+    return Identity(uid, gid, sorted({gid, *groups}), home)
 
 
 def _passwd_entry(name: str, passwd: list[list[str]]) -> list[str] | None:

@@ -19,7 +19,10 @@ from agent.runtime import client, cri, fdstore, spec, state, syscalls
 from agent.runtime.cgroups import detect
 
 RUNTIME = pathlib.Path(fdstore.__file__).parent
-APPLETS = "sh cat ls id grep ps hostname mount umount sleep echo touch mkdir stat env true false kill ip unshare dd head tail sort wc chmod stty tty mknod test readlink seq sysctl pwd".split()
+APPLETS = (
+    "sh cat ls id grep ps hostname mount umount sleep echo touch mkdir stat env true false kill ip unshare dd head tail sort wc chmod stty tty "
+    "mknod test readlink seq sysctl pwd"
+)
 
 
 def busybox():
@@ -39,7 +42,7 @@ def busybox():
             (layer / "garbage").chmod(0o755)
             (layer / "plain").write_text("text\n")
             shutil.copy(f"{work}/x/bin/busybox", layer / "bin/busybox")
-            for name in APPLETS:
+            for name in APPLETS.split():
                 with contextlib.suppress(FileExistsError):
                     (layer / "bin" / name).symlink_to("busybox")
     return str(layer)
@@ -153,7 +156,8 @@ class Host:
 
     def output(self, container_id):
         """What it wrote to stdout and stderr."""
-        text = pathlib.Path(self.data_dir, "logs", container_id, "0.log").read_text()
+        path = pathlib.Path(self.data_dir, "logs", container_id, "0.log")
+        text = path.read_text() if path.exists() else ""
         return "".join(line.split(" ", 3)[3] + "\n" for line in text.splitlines())
 
     async def run(self, args, change=None, sandbox_id="", **fields):
