@@ -21,7 +21,7 @@ class UserInfo:
 
     name: str
     uid: str = ""
-    groups: Sequence[str] = ()
+    groups: tuple[str, ...] = ()
     extra: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def to_dict(self) -> dict:
