@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from apiserver.api import kinds, types
 from apiserver.controllers.ownership import Graph, Item
 
-__all__ = ["FOREGROUND", "ORPHAN", "Delete", "DropOwners", "Instruction", "Keep", "Ask", "Release", "Visit", "owner_key", "plan_item"]  # fmt: skip
+__all__ = ["FOREGROUND", "ORPHAN", "Ask", "Delete", "DropOwners", "Instruction", "Keep", "Release", "Visit", "owner_key", "plan_item"]  # fmt: skip
 
 FOREGROUND, ORPHAN = "foregroundDeletion", "orphan"
 
