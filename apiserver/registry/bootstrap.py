@@ -4,6 +4,7 @@ start, before the first request is served; idempotent, and safe beside other API
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,16 +41,20 @@ def _context() -> RequestContext:
 async def ensure(registry: Registry) -> None:
     """Creates what is missing and (re-)writes the `kubernetes` EndpointSlice to Config.advertise_address:advertise_port. Never changes what a user changed, except
     for RBAC objects annotated rbac.authorization.kubernetes.io/autoupdate: "true", whose missing rules and subjects come back. Starts nothing that keeps running."""
-    for name in NAMESPACES:
-        await _create_missing(registry, kinds.NAMESPACES, "", {"metadata": {"name": name}})
-    for name, (value, text) in PRIORITY_CLASSES.items():
-        await _create_missing(registry, kinds.PRIORITYCLASSES, "", {"metadata": {"name": name}, "value": value, "description": text})
-    for name in rbac.CLUSTER_ROLES:
-        await _reconcile(registry, kinds.CLUSTERROLES, rbac.cluster_role(name), "rules")
-    for name in rbac.CLUSTER_ROLE_BINDINGS:
-        await _reconcile(registry, kinds.CLUSTERROLEBINDINGS, rbac.cluster_role_binding(name), "subjects")
-    await _create_missing(registry, kinds.SERVICES, "default", _service(registry.config))
-    await _write_slice(registry)
+    # Together, so that a new cluster's first writes share their disk syncs.
+    await asyncio.gather(*(_create_missing(registry, kinds.NAMESPACES, "", {"metadata": {"name": name}}) for name in NAMESPACES))
+    await asyncio.gather(
+        *(_create_missing(registry, kinds.PRIORITYCLASSES, "", _priority_class(name)) for name in PRIORITY_CLASSES),
+        *(_reconcile(registry, kinds.CLUSTERROLES, rbac.cluster_role(name), "rules") for name in rbac.CLUSTER_ROLES),
+        *(_reconcile(registry, kinds.CLUSTERROLEBINDINGS, rbac.cluster_role_binding(name), "subjects") for name in rbac.CLUSTER_ROLE_BINDINGS),
+        _create_missing(registry, kinds.SERVICES, "default", _service(registry.config)),
+        _write_slice(registry),
+    )
+
+
+def _priority_class(name: str) -> Object:
+    value, text = PRIORITY_CLASSES[name]
+    return {"metadata": {"name": name}, "value": value, "description": text}
 
 
 async def _create_missing(registry: Registry, resource: kinds.Resource, namespace: str, obj: Object) -> Object | None:

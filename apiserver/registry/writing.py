@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from apiserver.api import defaults, errors, kinds, schema, timestamps, validation
+from apiserver.api import defaults, errors, kinds, schema, timestamps, validation, validation_meta
 from apiserver.registry import deletion, metadata, ownership, storage, versions
 from apiserver.registry.context import Admission, AdmissionRequest, Object, Operation, RequestContext
 from apiserver.registry.storage import Current
@@ -191,7 +191,7 @@ class Writer:
 
     def _update_causes(self, target: Target, stored: kinds.Resource, new: Object, old: Object) -> list[errors.Cause]:
         if target.subresource in {"status", "ephemeralcontainers", "approval", "finalize"}:
-            return validation.validate_metadata_update(stored, new, old)
+            return [*validation_meta.metadata_causes(stored, new), *validation_meta.metadata_update_causes(stored, new, old)]
         return validation.validate_update(stored, new, old) + own_causes(stored, new, old)
 
     async def _swap(self, ctx: RequestContext, target: Target, new: Object, current: Current) -> bytes | Current | None:
