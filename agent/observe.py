@@ -91,10 +91,19 @@ class RuntimeView:
         self._on_change = on_change
         self._containers: dict[str, dict[str, cri.ContainerStatus]] = {}
         self._sandboxes: dict[str, dict[str, cri.SandboxStatus]] = {}
+        self._changes = 0
 
-    async def relist(self) -> None:
-        """Take the runtime's word for everything; pods that differ are told."""
-        sandboxes, containers = await self._runtime.list_sandboxes(), await self._runtime.list_containers()
+    async def relist(self) -> bool:
+        """Take the runtime's word for everything; pods that differ are told. False where things kept changing meanwhile, so that its word may be old."""
+        for _ in range(5):
+            before = self._changes
+            sandboxes, containers = await self._runtime.list_sandboxes(), await self._runtime.list_containers()
+            if self._changes == before:
+                self._replace(sandboxes, containers)
+                return True
+        return False
+
+    def _replace(self, sandboxes: list[cri.SandboxStatus], containers: list[cri.ContainerStatus]) -> None:
         old_sandboxes, old_containers = self._sandboxes, self._containers
         self._sandboxes, self._containers = {}, {}
         for sandbox in sandboxes:
@@ -125,6 +134,7 @@ class RuntimeView:
 
     def saw_container(self, status: cri.ContainerStatus) -> None:
         """A newer status; an exited container never goes back to running, whatever order events come in."""
+        self._changes += 1
         pod_uid = status.labels.get(LABEL_POD_UID, "")
         known = self._containers.setdefault(pod_uid, {})
         before = known.get(status.id)
@@ -134,19 +144,23 @@ class RuntimeView:
         self._on_change(pod_uid)
 
     def saw_sandbox(self, status: cri.SandboxStatus) -> None:
+        self._changes += 1
         pod_uid = status.config.labels.get(LABEL_POD_UID, "")
         self._sandboxes.setdefault(pod_uid, {})[status.config.id] = status
         self._on_change(pod_uid)
 
     def sandbox_stopped(self, pod_uid: str, sandbox_id: str) -> None:
+        self._changes += 1
         sandbox = self._sandboxes.get(pod_uid, {}).get(sandbox_id)
         if sandbox is not None and sandbox.state != "notready":
             self._sandboxes[pod_uid][sandbox_id] = replace(sandbox, state="notready")
             self._on_change(pod_uid)
 
     def forget_container(self, pod_uid: str, container_id: str) -> None:
+        self._changes += 1
         self._containers.get(pod_uid, {}).pop(container_id, None)
 
     def forget_pod(self, pod_uid: str) -> None:
+        self._changes += 1
         self._containers.pop(pod_uid, None)
         self._sandboxes.pop(pod_uid, None)

@@ -151,6 +151,10 @@ class PodWorker:
             cleaned=memory.cleaned, deleted=memory.deleted,
         )  # fmt: skip
 
+    def observe_containers(self) -> tuple[cri.ContainerStatus, ...]:
+        """The runtime's containers of the pod, as last heard."""
+        return self._parts.view.containers(self.uid)
+
     def _images(self, containers: tuple[cri.ContainerStatus, ...]) -> dict[str, str]:
         """Of the containers that do not run: which images are there."""
         running = {c.labels.get(observe.LABEL_CONTAINER) for c in containers if c.state == "running"}
