@@ -11,12 +11,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from apiserver.api import errors, kinds
 from apiserver.registry import fieldsets
 from apiserver.registry.context import Object
 from apiserver.registry.fieldsets import Path
 
 BEFORE = "before-first-apply"
+KUBECTL = "kubectl"
+LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 _SERVER_METADATA = frozenset(
     ["name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "managedFields", "generateName"]
 )
@@ -100,7 +104,7 @@ def apply(resource: kinds.Resource, live: Object, applied: Object, manager: Mana
     wanted = dict(_fields(resource, applied))
     clashes = {path for path, value in wanted.items() if path in have and have[path] != value}
     if not force:
-        _refuse_conflicts(owners, manager, clashes)
+        _refuse_conflicts(owners, manager, clashes, _client_applied(resource, live) if manager.name == KUBECTL else set())
     previous = owners.pop(manager, Owned(set(), now))
     for owned in owners.values():
         owned.paths -= clashes
@@ -135,8 +139,21 @@ def after_update(resource: kinds.Resource, old: Object, new: Object, manager: Ma
     return render(owners)
 
 
-def _refuse_conflicts(owners: Owners, manager: Manager, clashes: set[Path]) -> None:
-    found = sorted((fieldsets.text(path), other.text()) for other, owned in owners.items() if other != manager for path in owned.paths & clashes)
+def _client_applied(resource: kinds.Resource, live: Object) -> set[Path]:
+    """What kubectl applied client-side before: kubectl may go on with those fields server-side without a conflict, as in Kubernetes."""
+    try:
+        last = orjson.loads((live["metadata"].get("annotations") or {}).get(LAST_APPLIED, "{}"))
+        return {path for path, _ in _fields(resource, last)} if isinstance(last, dict) else set()
+    except (orjson.JSONDecodeError, errors.BadRequest):
+        return set()
+
+
+def _refuse_conflicts(owners: Owners, manager: Manager, clashes: set[Path], allowed: set[Path]) -> None:
+    found = []
+    for other, owned in owners.items():
+        paths = owned.paths & clashes - (allowed if other.name == BEFORE else set())
+        found += [(fieldsets.text(path), other.text()) for path in paths if other != manager]
+    found.sort()
     if not found:
         return
     causes = [{"reason": "FieldManagerConflict", "message": f"conflict with {owner}", "field": field} for field, owner in found]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -85,6 +86,16 @@ async def test_an_object_made_otherwise_belongs_to_before_first_apply(world):
     await apply(world, CM, config_map(a="1"))
     reset = await world.patch(CM, "c", {"metadata": {"managedFields": [{}]}})
     assert "managedFields" not in reset["metadata"]
+
+
+async def test_kubectl_goes_on_server_side_with_what_it_applied_client_side(world):
+    annotation = {"kubectl.kubernetes.io/last-applied-configuration": orjson.dumps(config_map(a="1")).decode()}
+    await world.create(CM, {**config_map(a="1", b="1"), "metadata": {"name": "c", "annotations": annotation}})
+    with pytest.raises(errors.Conflict, match=r"\.data\.a"):
+        await apply(world, CM, config_map(a="2"), manager="other")
+    with pytest.raises(errors.Conflict, match=r"\.data\.b"):
+        await apply(world, CM, config_map(b="2"), manager="kubectl")
+    assert (await apply(world, CM, config_map(a="2"), manager="kubectl"))["data"] == {"a": "2", "b": "1"}
 
 
 async def test_list_items_are_merged_by_key(world):
