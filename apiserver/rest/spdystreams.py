@@ -1,15 +1,16 @@
 """exec and attach for clients that speak SPDY/3.1 (kubectl ≤ 1.30, later ones as fallback): their streams onto the channels of a WebSocket to the node, and back. Owns the pairing
-(stdin 0, stdout 1, stderr 2, error 3, resize 4, close 255: `v5.channel.k8s.io`) and the order of the end; framing is spdy.py's. streaming.py calls `relay`.
+(stdin 0, stdout 1, stderr 2, error 3, resize 4, close 255: `v5.channel.k8s.io`) and the order of the end; framing is spdy.py's. streaming.py runs it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from apiserver.api import errors
-from apiserver.rest import logs, nodes, spdy, streaming
+from apiserver.rest import logs, nodes, spdy
 from apiserver.rest.connection import Takeover
 from apiserver.rest.request import Request
 
@@ -25,8 +26,9 @@ _LINGER_S = 10.0
 _MAX_PENDING_BYTES = 1 << 18
 
 
-async def relay(request: Request, connector: nodes.NodeConnector, address: nodes.Address, target: str) -> None:
-    """Raises errors while there is still HTTP to say them in; NotAcceptable, Forbidden for what SPDY is not translated for."""
+@contextlib.asynccontextmanager
+async def opened(request: Request, connector: nodes.NodeConnector, address: nodes.Address, target: str) -> AsyncIterator[Relay]:
+    """A relay that is ready to run; the client has its 101. Raises errors while there is still HTTP to say them in; Forbidden, BadRequest for what is not translated."""
     assert request.target is not None
     if request.target.subresource == "portforward":
         raise errors.BadRequest("port-forward over SPDY/3.1 is not served: use a client that port-forwards over WebSocket (kubectl 1.31 and later)")
@@ -37,7 +39,7 @@ async def relay(request: Request, connector: nodes.NodeConnector, address: nodes
         client = request.connection.take_over()
         head = ("HTTP/1.1 101 Switching Protocols", "Connection: Upgrade", "Upgrade: SPDY/3.1", f"X-Stream-Protocol-Version: {protocol}", "", "")
         client.write("\r\n".join(head).encode())
-        await streaming.run(request, Relay(client, socket, _expected(request)).run())
+        yield Relay(client, socket, _expected(request))
     finally:
         await socket.close()
 

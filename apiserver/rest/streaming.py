@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from apiserver.api import errors
-from apiserver.rest import logs, nodes, websocket
+from apiserver.rest import logs, nodes, spdystreams, websocket
 from apiserver.rest.connection import Takeover
 from apiserver.rest.request import Request
 
@@ -28,9 +28,8 @@ async def connect(request: Request) -> None:
     if web:
         await _relay_websocket(request, connector, address, target)
         return
-    from apiserver.rest import spdystreams
-
-    await spdystreams.relay(request, connector, address, target)
+    async with spdystreams.opened(request, connector, address, target) as relay:
+        await run(request, relay.run())
 
 
 def _target(request: Request, pod: dict) -> str:
