@@ -1,5 +1,5 @@
 """The distributed store: EtcdStore over etcd's v3 API. Owns the mapping of the store's contract to transactions, leases and watches; no other module (but etcd_client and
-etcd_proto) knows that gRPC exists. `apiserver/__main__` opens it; imported only then, for grpc and protobuf cost 10 MB.
+etcd_proto) knows that gRPC exists. `apiserver/__main__` opens it; imported only then, for grpc and protobuf cost 10 to 20 MB.
 
 How a watch keeps its promises. It resumes after the last revision delivered, never after a header's. etcd forgets a deletion at the very revision of a compaction, so
 before the first batch of every connection a read at the starting revision proves that nothing after it had been compacted when the server read it. Progress marks are
