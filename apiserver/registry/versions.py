@@ -11,11 +11,13 @@ from apiserver.api import convert, kinds
 from apiserver.registry.context import Object
 
 
-@cache
 def stored(resource: kinds.Resource) -> kinds.Resource:
     """The resource in the version it is stored in: itself for almost every kind."""
-    if not resource.storage_version:
-        return resource
+    return _stored(resource) if resource.storage_version else resource
+
+
+@cache
+def _stored(resource: kinds.Resource) -> kinds.Resource:
     found = kinds.for_kind(resource.storage_version, resource.kind)
     if found is None:
         raise LookupError(f"{resource.group_resource}: stored version {resource.storage_version} is not served")

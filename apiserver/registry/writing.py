@@ -13,11 +13,11 @@ from typing import Any
 
 import orjson
 
-from apiserver.api import defaults, errors, kinds, schema, timestamps, validation, validation_meta
+from apiserver.api import defaults, errors, kinds, schema, timestamps, validation
 from apiserver.registry import deletion, metadata, ownership, storage, versions
 from apiserver.registry.context import Admission, AdmissionRequest, Object, Operation, RequestContext
 from apiserver.registry.storage import Current
-from apiserver.registry.strategies import cluster, ephemeral, services, strategy, table, workloads
+from apiserver.registry.strategies import cluster, ephemeral, services, strategy, table
 
 WRITE_RETRIES = 20
 GENERATE_NAME_TRIES = 8
@@ -85,7 +85,7 @@ class Writer:
         name = obj["metadata"]["name"]
         request = self._request(ctx, "CREATE", Target(stored, namespace, name), obj, None)
         await self.admission.admit(request)
-        causes = validation.validate_create(stored, obj) + own_causes(stored, obj, None)
+        causes = validation.validate_create(stored, obj) + own_causes(stored, obj)
         if causes:
             raise kind.invalid(obj, *causes)
         kind.complete_create(obj)
@@ -191,8 +191,8 @@ class Writer:
 
     def _update_causes(self, target: Target, stored: kinds.Resource, new: Object, old: Object) -> list[errors.Cause]:
         if target.subresource in {"status", "ephemeralcontainers", "approval", "finalize"}:
-            return [*validation_meta.metadata_causes(stored, new), *validation_meta.metadata_update_causes(stored, new, old)]
-        return validation.validate_update(stored, new, old) + own_causes(stored, new, old)
+            return validation.validate_metadata_update(stored, new, old)
+        return validation.validate_update(stored, new, old) + own_causes(stored, new)
 
     async def _swap(self, ctx: RequestContext, target: Target, new: Object, current: Current) -> bytes | Current | None:
         kind = self.strategies.of(target.stored)
@@ -261,13 +261,9 @@ def check_fields(ctx: RequestContext, resource: kinds.Resource, obj: Object) -> 
         ctx.warnings.extend(text for text in problems if text not in ctx.warnings)
 
 
-def own_causes(resource: kinds.Resource, new: Object, old: Object | None) -> list[errors.Cause]:
-    """Rules that hang on what the registry itself fills in or keeps."""
-    if resource is kinds.SERVICES:
-        return services.family_causes(new, old)
-    if old is not None and resource in {kinds.CONFIGMAPS, kinds.SECRETS}:
-        return workloads.immutable_causes(new, old)
-    return []
+def own_causes(resource: kinds.Resource, new: Object) -> list[errors.Cause]:
+    """Rules that hang on what the registry itself fills in."""
+    return services.family_causes(new) if resource is kinds.SERVICES else []
 
 
 def _status_part(obj: Object) -> Object:

@@ -243,8 +243,8 @@ def normalize(spec: object) -> None:
         spec["ipFamilies"] = ["IPv4", "IPv6"] if spec["ipFamilyPolicy"] == "RequireDualStack" and selectorless else ["IPv4"]
 
 
-def family_causes(new: Object, old: Object | None) -> list[errors.Cause]:
-    """What this (IPv4) cluster cannot give, and addresses that may not change."""
+def family_causes(new: Object) -> list[errors.Cause]:
+    """What this (IPv4) cluster cannot give."""
     spec = new.get("spec") or {}
     if not needs_cluster_ip(spec):
         return []
@@ -259,7 +259,4 @@ def family_causes(new: Object, old: Object | None) -> list[errors.Cause]:
         causes.append(errors.Cause("spec.clusterIPs", "FieldValueInvalid", f"Invalid value: {spec['clusterIPs']}: first value must match `clusterIP`".replace("'", '"')))
     if len(spec.get("clusterIPs") or ()) > 1:
         causes.append(errors.Cause("spec.clusterIPs", "FieldValueInvalid", f"Invalid value: {spec['clusterIPs']}: may only hold up to 1 values".replace("'", '"')))
-    before = (old or {}).get("spec") or {}
-    if before.get("clusterIP") and needs_cluster_ip(before) and spec.get("clusterIP") != before["clusterIP"]:
-        causes.append(errors.Cause("spec.clusterIPs[0]", "FieldValueInvalid", f'Invalid value: ["{spec.get("clusterIP", "")}"]: may not change once set'))
     return causes

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 
-from apiserver.api import errors
 from apiserver.registry.context import Object, RequestContext
 from apiserver.registry.strategies import strategy
 
@@ -45,16 +44,3 @@ def fold_string_data(obj: Object) -> None:
     if texts:
         encoded = {key: base64.b64encode(str(text).encode()).decode() for key, text in texts.items()}
         obj["data"] = {**(obj.get("data") or {}), **encoded}
-
-
-def immutable_causes(new: Object, old: Object) -> list[errors.Cause]:
-    """ConfigMaps and Secrets marked immutable stay as they are."""
-    if not old.get("immutable"):
-        return []
-    causes = []
-    if not new.get("immutable"):
-        causes.append(errors.Cause("immutable", "FieldValueForbidden", "Forbidden: field is immutable when `immutable` is set"))
-    for field in ("data", "binaryData"):
-        if (new.get(field) or {}) != (old.get(field) or {}):
-            causes.append(errors.Cause(field, "FieldValueForbidden", "Forbidden: field is immutable when `immutable` is set"))
-    return causes
