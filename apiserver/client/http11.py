@@ -10,6 +10,7 @@ import asyncio
 import socket
 import ssl
 from collections import deque
+from typing import cast
 
 import httptools
 
@@ -53,8 +54,7 @@ class Connection(asyncio.Protocol):
 
     # asyncio.Protocol
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's over TLS is one in all but its class
 
     def data_received(self, data: bytes) -> None:
         if self.complete or self.closed:

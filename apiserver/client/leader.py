@@ -149,7 +149,8 @@ class LeaderElector:
     async def _release(self) -> None:
         if self._lease is None or self._lease["spec"].get("holderIdentity") != self.identity:
             return
-        released = {**self._lease, "spec": {**self._lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1}}
+        spec = {k: v for k, v in self._lease["spec"].items() if k != "holderIdentity"}  # absent: empty is refused
+        released = {**self._lease, "spec": {**spec, "leaseDurationSeconds": 1}}
         try:
             async with asyncio.timeout(2.0):
                 await self.client.update(kinds.LEASES, released)
