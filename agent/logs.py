@@ -168,7 +168,7 @@ class LogReader:
     async def read(self, options: Options, running: Callable[[], bool]) -> AsyncIterator[bytes]:
         """Chunks of rendered text. With follow it goes on while running(), and once more to the end after that. Raises FileNotFoundError."""
         renderer = Renderer(options)
-        current = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        current, moved = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC), None
         try:
             if options.tail is None:
                 for older in sorted(p for p in glob.glob(glob.escape(self.path) + ".*") if not p.endswith((".gz", ".tmp"))):
@@ -186,16 +186,20 @@ class LogReader:
                     if out:
                         yield out
                     continue
+                if moved is not None:  # and the old file has just been read to its end once more
+                    os.close(current)
+                    current, moved, rest = moved, None, b""
+                    continue
                 moved = self._rotated(current)
                 if moved is not None:
-                    os.close(current)
-                    current = moved
-                elif not alive:
+                    continue
+                if not alive:
                     return
-                else:
-                    await asyncio.sleep(POLL_S)
+                await asyncio.sleep(POLL_S)
         finally:
-            os.close(current)
+            for fd in (current, moved):
+                if fd is not None:
+                    os.close(fd)
 
     async def _to_end(self, path: str, renderer: Renderer) -> AsyncIterator[bytes]:
         rest = b""

@@ -149,7 +149,7 @@ def _container_status(view: _View, container: podspec.ContainerSpec) -> JSON:
         verdict = observed.probes.get(latest.id) or observe.ProbeVerdict("startupProbe" not in container.spec, "readinessProbe" not in container.spec)
         status["started"] = verdict.started
         status["ready"] = verdict.started and verdict.ready and latest.id not in observed.stopping
-    elif container.role == "init":
+    if container.role == "init":
         status["ready"] = latest is not None and latest.state == "exited" and latest.exit_code == 0
     return status | {"state": state, "lastState": last}
 

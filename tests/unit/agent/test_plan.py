@@ -198,7 +198,7 @@ def test_a_final_phase_is_never_left():
 
 
 def test_older_attempts_are_dropped_but_two():
-    attempts = tuple(container(state="exited", attempt=i, code=1) for i in range(3)) + (container(attempt=3),)
+    attempts = (*(container(state="exited", attempt=i, code=1) for i in range(3)), container(attempt=3))
     assert actions(pod(), replace(READY, containers=attempts)) == [plan.RemoveContainer("main-0"), plan.RemoveContainer("main-1")]
 
 
