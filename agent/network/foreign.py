@@ -10,17 +10,17 @@ from collections.abc import Iterable
 from typing import Any
 
 
-def forward_warnings(bridge: str) -> list[str]:
-    """Texts for the operator; empty where nothing stands in the way, or where a rule of that chain already names the bridge."""
-    warnings = list(parse_nft(_output(["nft", "-j", "list", "ruleset"]), bridge))
+def forward_warnings(cluster_cidr: str) -> list[str]:
+    """Texts for the operator; empty where nothing stands in the way, or where a rule of that chain already names the pods' network."""
+    warnings = list(parse_nft(_output(["nft", "-j", "list", "ruleset"]), cluster_cidr))
     legacy = _output(["iptables-legacy", "-S", "FORWARD"]) if _legacy_in_use() else ""
-    if "-P FORWARD DROP" in legacy and bridge not in legacy:
-        warnings.append(_warning("iptables-legacy FORWARD", bridge, "iptables-legacy"))
+    if "-P FORWARD DROP" in legacy and cluster_cidr not in legacy:
+        warnings.append(_warning("iptables-legacy FORWARD", cluster_cidr, "iptables-legacy"))
     return warnings
 
 
-def parse_nft(ruleset: str, bridge: str) -> Iterable[str]:
-    """Pure: base chains of the forward hook with policy drop (`nft -j list ruleset`, libnftables-json(5)), unless a rule of theirs, or of a chain that they jump to, names the bridge."""
+def parse_nft(ruleset: str, cluster_cidr: str) -> Iterable[str]:
+    """Pure: base chains of the forward hook with policy drop (`nft -j list ruleset`, libnftables-json(5)), unless a rule of theirs, or of a chain that they jump to, names the pods' network."""
     try:
         items: list[dict[str, Any]] = json.loads(ruleset)["nftables"]
     except (ValueError, KeyError, TypeError):
@@ -41,17 +41,18 @@ def parse_nft(ruleset: str, bridge: str) -> Iterable[str]:
                 if (rule["family"], rule["table"], rule["chain"]) == (chain["family"], chain["table"], name):
                     texts += json.dumps(rule["expr"])
                     waiting += [verdict["target"] for part in rule["expr"] for key in ("jump", "goto") if (verdict := part.get(key))]
-        if f'"{bridge}"' not in texts:
+        address, _, length = cluster_cidr.partition("/")
+        if f'{{"addr": "{address}", "len": {length}}}' not in texts:
             tool = "iptables" if (chain["table"], chain["name"]) == ("filter", "FORWARD") else ""
-            yield _warning(f"table {chain['family']} {chain['table']}, chain {chain['name']}", bridge, tool)
+            yield _warning(f"table {chain['family']} {chain['table']}, chain {chain['name']}", cluster_cidr, tool)
 
 
-def _warning(where: str, bridge: str, tool: str) -> str:
+def _warning(where: str, cidr: str, tool: str) -> str:
     if tool:
-        rule = f"{tool} -I FORWARD -i {bridge} -j ACCEPT; {tool} -I FORWARD -o {bridge} -j ACCEPT"
+        rule = f"{tool} -I FORWARD -s {cidr} -j ACCEPT; {tool} -I FORWARD -d {cidr} -j ACCEPT"
     else:
-        rule = f'accept iifname "{bridge}" and oifname "{bridge}" there'
-    return f"another program drops forwarded packets by default ({where}): pods may not reach other hosts; to allow it: {rule}"
+        rule = f"accept ip saddr {cidr} and ip daddr {cidr} there"
+    return f"another program drops forwarded packets by default ({where}): pods may not reach one another or other hosts; to allow it: {rule}"
 
 
 def _legacy_in_use() -> bool:

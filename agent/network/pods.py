@@ -1,5 +1,5 @@
-"""Pods' links and routes on one node: a bridge as everybody's gateway, a veth pair per pod, all of it by raw rtnetlink. The kernel's own state is the only state, so any
-process may ensure, attach or remove at any time. Called by the agent; refuses to touch links that do not carry the cluster's name."""
+"""Pods' links and routes on one node: a gateway address on a bridge without ports, and per pod a veth pair and a route, all of it by raw rtnetlink. The kernel's own state is
+the only state, so any process may ensure, attach or remove at any time. Called by the agent; refuses to touch links that do not carry the cluster's name."""
 
 from __future__ import annotations
 
@@ -24,9 +24,13 @@ def bridge_name(cluster: str) -> str:
     return name if len(name) <= _MAX_NAME else f"mk-{cluster[:5]}-{hashlib.sha256(cluster.encode()).hexdigest()[:6]}"
 
 
+def _prefix(cluster: str) -> str:
+    return "mk" + hashlib.sha256(cluster.encode()).hexdigest()[:4]
+
+
 def veth_name(cluster: str, name_seed: str) -> str:
-    """A name that no other pod had: the kernel keeps a deleted link's name for a while."""
-    return "mk" + hashlib.sha256(f"{cluster}/{name_seed}".encode()).hexdigest()[:13]
+    """Of 15 characters, known as this cluster's by the first 6; a name that no other pod had, since the kernel keeps a deleted link's name for a while."""
+    return _prefix(cluster) + hashlib.sha256(name_seed.encode()).hexdigest()[:9]
 
 
 def mac_of(address: str) -> bytes:
@@ -35,8 +39,8 @@ def mac_of(address: str) -> bytes:
 
 
 class PodNetwork:
-    """A bridge `mk-<cluster>` whose address is the gateway; each pod a veth pair, a /32 and a default route through the gateway, so that all its traffic is routed:
-    Service rules see it whether or not br_netfilter is loaded. Bridge ports are isolated from one another."""
+    """The gateway's address is on the bridge `mk-<cluster>`, which has no ports; each pod has a veth pair of its own, a /32, and a default route through the gateway, which
+    answers on the host's end. So all traffic of pods is routed: Service rules see it, br_netfilter or not, and no pod can reach, or pretend to be, another on the link."""
 
     def __init__(self, cluster: str, node_cidr: str, cluster_cidr: str, mtu: int = 0, service_cidr: str = "") -> None:
         """`mtu` 0: the uplink's (the link of the default route), else 1500. `service_cidr`: gets a route, so that connections which start on the node find a source address.
@@ -68,10 +72,7 @@ class PodNetwork:
             requests.append(rt.add_route(str(self.service_network), bridge.index, source=self.gateway))
         socket.send(requests)
         self._sysctl("ip_forward", "1")
-        self._sysctl(f"conf/{self.bridge}/send_redirects", "0")  # pods share a link but are to come by the gateway
-        self._sysctl(f"conf/{self.bridge}/rp_filter", "2")
-        self._sysctl(f"conf/{self.bridge}/route_localnet", "1")  # replies to the node's own 127.0.0.1:<NodePort> connections
-        return foreign.forward_warnings(self.bridge)
+        return foreign.forward_warnings(str(self.cluster_network))
 
     def attach(self, netns_fd: int, ip: str, name_seed: str) -> None:
         """Gives the network namespace its lo, eth0 with `ip`/32 and routes: about 2 ms, blocking. Idempotent. `name_seed` (the sandbox id) must be unique over time. Raises OSError."""
@@ -87,8 +88,8 @@ class PodNetwork:
     def _attach(self, netns_fd: int, ip: str, name_seed: str) -> None:
         if not self._bridge_index:
             self.ensure()
-        name = veth_name(self.cluster, name_seed)
-        pair = rt.VethPair(name, self._bridge_index, self.mtu, _POD_LINK, mac_of(ip), netns_fd)
+        name, gateway_mac = veth_name(self.cluster, name_seed), mac_of(self.gateway)
+        pair = rt.VethPair(name, gateway_mac, self.mtu, _POD_LINK, mac_of(ip), netns_fd)
         host = self._route_socket()
         inside = netns.call_in(netns_fd, rt.RouteSocket)
         with inside:
@@ -101,31 +102,33 @@ class PodNetwork:
             if port is None or pod is None or pod.address != mac_of(ip):
                 raise OSError(errno.EEXIST, f"cannot attach {ip}: the namespace or the link {name} is another pod's")
             # from here on all is idempotent: an attach that was cut short can be done again
-            host.send([rt.port_up_isolated(name), rt.add_forwarding(port.index, mac_of(ip)), rt.add_neighbour(self._bridge_index, ip, mac_of(ip))])
+            self._sysctl(f"conf/{name}/rp_filter", "1")
+            self._sysctl(f"conf/{name}/route_localnet", "1")  # replies to the node's own 127.0.0.1:<NodePort> connections
+            host.send([rt.link_up(port.index), rt.add_neighbour(port.index, ip, mac_of(ip)), rt.add_route(f"{ip}/32", port.index, source=self.gateway)])
             inside.send(
                 [
                     rt.link_up(_LO_INDEX),
                     rt.link_up(pod.index),
                     rt.add_address(pod.index, f"{ip}/32"),
-                    rt.add_neighbour(pod.index, self.gateway, mac_of(self.gateway)),
+                    rt.add_neighbour(pod.index, self.gateway, gateway_mac),
                     rt.add_route(f"{self.gateway}/32", pod.index),
                     rt.add_route("0.0.0.0/0", pod.index, gateway=self.gateway),
                 ]
             )
 
     def detach(self, ip: str, name_seed: str) -> None:
-        """After (or before) the namespace is dropped: forgets the address's neighbour entry. The kernel deletes the link with the namespace; nothing here waits for it. Idempotent."""
-        if self._bridge_index:
-            self._route_socket().send([rt.delete_neighbour(self._bridge_index, ip)])
+        """After (or before) the namespace is dropped: takes the address's route away at once. The kernel deletes the link with the namespace; nothing here waits for it. Idempotent."""
+        socket = self._route_socket()
+        port = socket.link(veth_name(self.cluster, name_seed))
+        if port is not None:
+            socket.send([rt.delete_route(f"{ip}/32", port.index)])
 
     def remove(self) -> None:
         """Deletes every link of this cluster on this host, with its addresses, routes and neighbours. Idempotent."""
         socket = self._route_socket()
         links = socket.links()
-        bridge = next((link for link in links if link.name == self.bridge and link.kind == "bridge"), None)
-        if bridge is not None:
-            ports = [link for link in links if link.master == bridge.index and link.kind == "veth"]
-            socket.send([rt.delete_link(link.index) for link in ports] + [rt.delete_link(bridge.index)])
+        mine = {self.bridge: "bridge"} | {link.name: "veth" for link in links if link.name.startswith(_prefix(self.cluster)) and len(link.name) == _MAX_NAME}
+        socket.send([rt.delete_link(link.index) for link in links if mine.get(link.name) == link.kind])
         self._bridge_index = 0
         socket.close()
         self._socket = None

@@ -17,19 +17,17 @@ NLMSG_ERROR, NLMSG_DONE = 2, 3
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
-RTM_NEWNEIGH, RTM_DELNEIGH = 28, 29
-IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_LINKINFO, IFLA_NET_NS_FD = 1, 3, 4, 10, 18, 28
-IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
-IFLA_BRPORT_ISOLATED, VETH_INFO_PEER = 33, 1
+RTM_NEWNEIGH = 28
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINKINFO, IFLA_NET_NS_FD = 1, 3, 4, 18, 28
+IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 1, 2, 1
 IFA_ADDRESS, IFA_LOCAL = 1, 2
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PREFSRC = 1, 4, 5, 7
 NDA_DST, NDA_LLADDR = 1, 2
 IFF_UP = 1
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
 RT_TABLE_MAIN, RTPROT_STATIC, RTN_UNICAST = 254, 4, 1
-NUD_NOARP, NUD_PERMANENT, NTF_MASTER = 0x40, 0x80, 4
+NUD_PERMANENT = 0x80
 NLA_F_NESTED = 0x8000
-AF_BRIDGE = 7
 
 
 def attribute(kind: int, payload: bytes) -> bytes:
@@ -69,7 +67,6 @@ class Link:
     index: int
     name: str
     mtu: int
-    master: int
     kind: str
     address: bytes
     up: bool
@@ -87,7 +84,7 @@ def new_bridge(name: str, mac: bytes, mtu: int) -> Request:
 @dataclass(frozen=True, slots=True)
 class VethPair:
     name: str
-    master: int
+    mac: bytes
     mtu: int
     peer_name: str
     peer_mac: bytes
@@ -98,14 +95,8 @@ def new_veth(pair: VethPair) -> Request:
     """The peer is born in its namespace. Neither end may be created up (the kernel's veth.c: ENOTCONN)."""
     peer = _ifinfo() + text(IFLA_IFNAME, pair.peer_name) + attribute(IFLA_ADDRESS, pair.peer_mac) + u32(IFLA_MTU, pair.mtu) + u32(IFLA_NET_NS_FD, pair.peer_netns_fd)
     info = nested(IFLA_LINKINFO, text(IFLA_INFO_KIND, "veth"), nested(IFLA_INFO_DATA, attribute(VETH_INFO_PEER | NLA_F_NESTED, peer)))
-    body = _ifinfo() + text(IFLA_IFNAME, pair.name) + u32(IFLA_MTU, pair.mtu) + u32(IFLA_MASTER, pair.master) + info
+    body = _ifinfo() + text(IFLA_IFNAME, pair.name) + attribute(IFLA_ADDRESS, pair.mac) + u32(IFLA_MTU, pair.mtu) + info
     return Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, f"create veth {pair.name}")
-
-
-def port_up_isolated(name: str) -> Request:
-    """Brings a bridge port up; isolated: its pod reaches the bridge itself and no other port (bridge(8), "isolated on")."""
-    info = nested(IFLA_LINKINFO, text(IFLA_INFO_SLAVE_KIND, "bridge"), nested(IFLA_INFO_SLAVE_DATA, attribute(IFLA_BRPORT_ISOLATED, b"\1")))
-    return Request(RTM_NEWLINK, 0, _ifinfo(0, IFF_UP, IFF_UP) + text(IFLA_IFNAME, name) + info, f"set {name} up")
 
 
 def link_up(index: int, mtu: int = 0, mac: bytes = b"") -> Request:
@@ -144,20 +135,13 @@ def add_route(cidr: str, index: int, *, gateway: str = "", source: str = "") -> 
     return Request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, body, f"add route {cidr}" + (f" via {gateway}" if gateway else ""))
 
 
+def delete_route(cidr: str, index: int) -> Request:
+    return Request(RTM_DELROUTE, 0, _rtmsg(cidr, RT_SCOPE_LINK) + u32(RTA_OIF, index), f"delete route {cidr}", (errno.ESRCH, errno.ENODEV))
+
+
 def add_neighbour(index: int, address: str, mac: bytes) -> Request:
     body = struct.pack("=BxxxiHBB", socket.AF_INET, index, NUD_PERMANENT, 0, 0) + ipv4(NDA_DST, address) + attribute(NDA_LLADDR, mac)
     return Request(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, body, f"add neighbour {address}")
-
-
-def add_forwarding(port: int, mac: bytes) -> Request:
-    """A bridge's static forwarding entry (bridge(8), fdb replace … master static): the MAC is at this port now, whatever was learnt before."""
-    body = struct.pack("=BxxxiHBB", AF_BRIDGE, port, NUD_NOARP, NTF_MASTER, 0) + attribute(NDA_LLADDR, mac)
-    return Request(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, body, f"add forwarding entry to port {port}")
-
-
-def delete_neighbour(index: int, address: str) -> Request:
-    body = struct.pack("=BxxxiHBB", socket.AF_INET, index, 0, 0, 0) + ipv4(NDA_DST, address)
-    return Request(RTM_DELNEIGH, 0, body, f"delete neighbour {address}", (errno.ENOENT, errno.ENODEV))
 
 
 class RouteSocket:
@@ -285,4 +269,4 @@ def _parse_link(body: bytes) -> Link:
 
     name = attributes[IFLA_IFNAME].rstrip(b"\0").decode()
     kind = info.get(IFLA_INFO_KIND, b"").rstrip(b"\0").decode()
-    return Link(index, name, number(IFLA_MTU), number(IFLA_MASTER), kind, attributes.get(IFLA_ADDRESS, b""), bool(flags & IFF_UP))
+    return Link(index, name, number(IFLA_MTU), kind, attributes.get(IFLA_ADDRESS, b""), bool(flags & IFF_UP))
