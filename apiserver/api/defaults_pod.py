@@ -139,7 +139,7 @@ def _field_sources(source: JSON) -> None:
         resource.setdefault("divisor", "0")
 
 
-_SOURCES = frozenset(
+VOLUME_SOURCES = frozenset(
     ("hostPath", "emptyDir", "gcePersistentDisk", "awsElasticBlockStore", "gitRepo", "secret", "nfs", "iscsi", "glusterfs", "persistentVolumeClaim", "rbd",
      "flexVolume", "cinder", "cephfs", "flocker", "downwardAPI", "fc", "azureFile", "configMap", "vsphereVolume", "quobyte", "azureDisk", "photonPersistentDisk",
      "projected", "portworxVolume", "scaleIO", "storageos", "csi", "ephemeral", "image")
@@ -147,7 +147,7 @@ _SOURCES = frozenset(
 
 
 def _volume(volume: JSON) -> None:
-    if _SOURCES.isdisjoint(volume):
+    if VOLUME_SOURCES.isdisjoint(volume):
         volume["emptyDir"] = {}
     empty_dir = volume.get("emptyDir")
     if isinstance(empty_dir, dict) and "sizeLimit" in empty_dir:

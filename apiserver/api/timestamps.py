@@ -32,7 +32,7 @@ def format_micro_time(seconds: float) -> str:
 
 def human_duration(seconds: float) -> str:
     """An age as kubectl prints it: 45s, 3m20s, 25m, 5h12m, 30h, 3d4h, 12d, 2y30d (source: apimachinery's duration.HumanDuration, from its documentation)."""
-    if seconds < -1:
+    if int(seconds) < -1:
         return "<invalid>"
     whole = max(int(seconds), 0)
     minutes, hours, days = whole // 60, whole // 3600, whole // 86400
