@@ -14,12 +14,15 @@ class PriorityAdmission(Base):
         self.reader = reader
 
     def handles(self, resource: kinds.Resource, subresource: str, operation: str) -> bool:
-        return not subresource and ((resource is kinds.PODS and operation == "CREATE") or (resource is kinds.PRIORITYCLASSES and operation in {"CREATE", "UPDATE"}))
+        return not subresource and resource in {kinds.PODS, kinds.PRIORITYCLASSES} and operation in {"CREATE", "UPDATE"}
 
     async def admit(self, request: Request) -> None:
         if request.resource is not kinds.PODS or request.obj is None or not isinstance(request.obj.get("spec"), dict):
             return
         spec = request.obj["spec"]
+        if request.old is not None:
+            keep(spec, request.old["spec"])
+            return
         name = spec.get("priorityClassName")
         chosen = await self._named(request, name) if name else self._default()
         if chosen is not None:
@@ -58,3 +61,10 @@ class PriorityAdmission(Base):
             if other.get("globalDefault") and other["metadata"]["name"] != request.name:
                 why = f"PriorityClass {other['metadata']['name']} is already marked as globalDefault. Only one PriorityClass can be marked as globalDefault"
                 raise errors.Forbidden.to(kinds.PRIORITYCLASSES, request.name, why)
+
+
+def keep(spec: Object, before: Object) -> None:
+    """In place: an update that leaves out what was computed at creation keeps it."""
+    for field in ("priority", "preemptionPolicy"):
+        if spec.get(field) is None and field in before:
+            spec[field] = before[field]

@@ -91,27 +91,38 @@ def _service(config: Config) -> Object:
     }
 
 
+async def ensure_service(registry: Registry) -> None:
+    """Makes Service `kubernetes` and its endpoints again if somebody deleted them; what is there stays as it is (another API server may have written it)."""
+    await _create_missing(registry, kinds.SERVICES, "default", _service(registry.config))
+    await _create_missing(registry, kinds.ENDPOINTSLICES, "default", _slice(registry.config))
+    await _create_missing(registry, kinds.ENDPOINTS, "default", _endpoints(registry.config))
+
+
+def _port(config: Config) -> Object:
+    return {"name": "https", "port": config.advertise_port, "protocol": "TCP"}
+
+
+def _slice(config: Config) -> Object:
+    family = "IPv6" if ipaddress.ip_address(config.advertise_address).version == 6 else "IPv4"
+    return {
+        "metadata": {"name": SERVICE, "labels": {"kubernetes.io/service-name": SERVICE}}, "addressType": family,
+        "endpoints": [{"addresses": [config.advertise_address], "conditions": {"ready": True}}], "ports": [_port(config)],
+    }  # fmt: skip
+
+
+def _endpoints(config: Config) -> Object:
+    metadata = {"name": SERVICE, "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}}
+    return {"metadata": metadata, "subsets": [{"addresses": [{"ip": config.advertise_address}], "ports": [_port(config)]}]}
+
+
 async def _write_slice(registry: Registry) -> None:
     """EndpointSlice and Endpoints `kubernetes` say where this server is reached now."""
-    config = registry.config
-    family = "IPv6" if ipaddress.ip_address(config.advertise_address).version == 6 else "IPv4"
-    port = {"name": "https", "port": config.advertise_port, "protocol": "TCP"}
-    endpoint = {"addresses": [config.advertise_address], "conditions": {"ready": True}}
-    wanted: Object = {
-        "metadata": {"name": SERVICE, "labels": {"kubernetes.io/service-name": SERVICE}},
-        "addressType": family, "endpoints": [endpoint], "ports": [port],
-    }  # fmt: skip
+    wanted, endpoints = _slice(registry.config), _endpoints(registry.config)
     present = await _create_missing(registry, kinds.ENDPOINTSLICES, "default", wanted)
-    if present is not None:
-        if present.get("addressType") != family:  # immutable
-            await registry.delete(_context(), kinds.ENDPOINTSLICES, "default", SERVICE, {})
-            await _create_missing(registry, kinds.ENDPOINTSLICES, "default", wanted)
-        else:
-            await registry.patch(_context(), kinds.ENDPOINTSLICES, "default", SERVICE, MERGE_PATCH, {**wanted, "metadata": {"labels": wanted["metadata"]["labels"]}})
-    label = "endpointslice.kubernetes.io/skip-mirror"
-    endpoints = {
-        "metadata": {"name": SERVICE, "labels": {label: "true"}},
-        "subsets": [{"addresses": [{"ip": config.advertise_address}], "ports": [port]}],
-    }
+    if present is not None and present.get("addressType") != wanted["addressType"]:  # immutable
+        await registry.delete(_context(), kinds.ENDPOINTSLICES, "default", SERVICE, {})
+        await _create_missing(registry, kinds.ENDPOINTSLICES, "default", wanted)
+    elif present is not None:
+        await registry.patch(_context(), kinds.ENDPOINTSLICES, "default", SERVICE, MERGE_PATCH, {**wanted, "metadata": {"labels": wanted["metadata"]["labels"]}})
     if await _create_missing(registry, kinds.ENDPOINTS, "default", endpoints) is not None:
         await registry.patch(_context(), kinds.ENDPOINTS, "default", SERVICE, MERGE_PATCH, {"subsets": endpoints["subsets"]})

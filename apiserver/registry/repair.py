@@ -1,5 +1,5 @@
-"""Keeps the claims on ClusterIPs, NodePorts and pod CIDRs true to the objects there are, after crashes half way. Run once at start and then every few minutes by
-apiserver/__main__; any number of API servers may do so at once, since every step is a compare-and-swap.
+"""Keeps the claims on ClusterIPs, NodePorts and pod CIDRs true to the objects there are, after crashes half way, and Service `kubernetes` in being. Run at start and then
+over and over by apiserver/__main__; any number of API servers may do so at once, since every step is a compare-and-swap.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterable
 
 from apiserver.api import kinds
-from apiserver.registry import claims
+from apiserver.registry import bootstrap, claims
 from apiserver.registry.context import Object
 from apiserver.registry.registry import Registry
 from apiserver.registry.strategies import services
@@ -60,12 +60,17 @@ async def _release_unused(word: str, family: claims.Claims, held: dict[str, clai
     return done
 
 
-async def run(registry: Registry, interval_s: float = 180.0) -> None:
-    """Passes for ever; errors are logged, never raised."""
+async def run(registry: Registry, interval_s: float = 180.0, service_interval_s: float = 10.0) -> None:
+    """Passes for ever: Service `kubernetes` every service_interval_s, the claims every interval_s. Errors are logged, never raised."""
+    loop = asyncio.get_running_loop()
+    next_repair_s = loop.time()
     while True:
         try:
-            for line in await repair(registry):
-                log.info("repair: %s", line)
+            await bootstrap.ensure_service(registry)
+            if loop.time() >= next_repair_s:
+                next_repair_s = loop.time() + interval_s
+                for line in await repair(registry):
+                    log.info("repair: %s", line)
         except Exception:
-            log.exception("repair failed, next pass in %.0f s", interval_s)
-        await asyncio.sleep(interval_s)
+            log.exception("repair failed, next pass in %.0f s", service_interval_s)
+        await asyncio.sleep(service_interval_s)

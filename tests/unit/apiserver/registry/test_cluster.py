@@ -110,3 +110,11 @@ async def test_bootstrap_puts_back_rules_and_moves_the_endpoint(world):
     assert not (await world.get(kinds.CLUSTERROLES, "edit")).get("rules")
     slice_ = await world.get(kinds.ENDPOINTSLICES, "kubernetes")
     assert (slice_["endpoints"][0]["addresses"], slice_["ports"][0]["port"]) == (["192.0.2.9"], 7443)
+
+
+async def test_a_deleted_service_kubernetes_comes_back_and_another_servers_endpoint_stays(world):
+    await world.delete(kinds.SERVICES, "kubernetes")
+    await world.patch(kinds.ENDPOINTSLICES, "kubernetes", {"endpoints": [{"addresses": ["192.0.2.77"], "conditions": {"ready": True}}]})
+    await bootstrap.ensure_service(world.registry)
+    assert (await world.get(kinds.SERVICES, "kubernetes"))["spec"]["clusterIP"] == "10.43.0.1"
+    assert (await world.get(kinds.ENDPOINTSLICES, "kubernetes"))["endpoints"][0]["addresses"] == ["192.0.2.77"]

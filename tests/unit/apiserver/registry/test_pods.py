@@ -100,6 +100,15 @@ async def test_image_is_mutable_and_the_rest_is_not(world):
         await world.patch(PODS, "web", {"spec": {"hostNetwork": True}})
 
 
+async def test_a_put_that_leaves_out_the_computed_priority_keeps_it(world):
+    made = await world.create(PODS, world.pod())
+    for field in ("priority", "preemptionPolicy"):
+        del made["spec"][field]
+    made["spec"]["containers"][0]["image"] = "busybox:2"
+    changed = await world.update(PODS, made)
+    assert (changed["spec"]["priority"], changed["spec"]["preemptionPolicy"]) == (0, "PreemptLowerPriority")
+
+
 async def test_graceful_deletion(world):
     await world.create(PODS, world.pod())
     await world.bind("web")
