@@ -49,7 +49,7 @@ class Scheduler:
         self.client, self.name = client, name
         self._rng, self._now, self._clock = rng or random.Random(), now, clock
         self.snapshot, self.queue = Snapshot(), PodQueue()
-        self.recorder = EventRecorder(client, name, now)
+        self.recorder = EventRecorder(client, name, now, senders=1)  # behind the bindings, not beside them
         self.pods = Informer(client, kinds.PODS, field_selector=LIVE_PODS, decode=types.Pod)
         self.nodes = Informer(client, kinds.NODES, decode=types.Node)
         self.pods.add_handler(self._on_pod)
