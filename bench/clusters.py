@@ -59,7 +59,7 @@ def benches() -> Iterator[list[Bench]]:
         two.popen("etcd", "--data-dir", "/run/etcd", "--log-level", "error")
         both = [Bench(one, "sqlite"), Bench(two, "etcd")]
         for b in both:
-            b.host.run(PYTHON, "-m", "agent.images", "busybox", str(ROOT / ".cache/busybox"), "--data-dir", "/var/lib/minik")
+            b.host.run(PYTHON, "-m", "agent.images", "busybox", "--binary", str(ROOT / ".cache/busybox"), "--data-dir", "/var/lib/minik")
         yield both
 
 

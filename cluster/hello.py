@@ -28,7 +28,7 @@ def ensure_image(c: config.Config, say: Say, busybox: pathlib.Path | None = None
     if not binary.exists():
         raise up.UpError(f"no static busybox at {binary}; `make setup` fetches it")
     done = subprocess.run(
-        [sys.executable, "-m", "agent.images", "busybox", str(binary), "--data-dir", c.data_dir], check=False, capture_output=True, text=True, cwd=config.ROOT
+        [sys.executable, "-m", "agent.images", "busybox", "--binary", str(binary), "--data-dir", c.data_dir], check=False, capture_output=True, text=True, cwd=config.ROOT
     )
     if done.returncode:
         raise up.UpError(f"cannot make {IMAGE}: {done.stderr.strip()}")

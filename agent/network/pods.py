@@ -8,6 +8,7 @@ import errno
 import hashlib
 import ipaddress
 import os
+import time
 from pathlib import Path
 
 from agent.network import foreign, netns
@@ -16,6 +17,7 @@ from agent.network import rtnetlink as rt
 DEFAULT_MTU = 1500
 _POD_LINK, _LO_INDEX = "eth0", 1
 _MAX_NAME = 15  # IFNAMSIZ - 1
+_SETTLE_TRIES = 0
 
 
 def bridge_name(cluster: str) -> str:
@@ -31,6 +33,16 @@ def _prefix(cluster: str) -> str:
 def veth_name(cluster: str, name_seed: str) -> str:
     """Of 15 characters, known as this cluster's by the first 6; a name that no other pod had, since the kernel keeps a deleted link's name for a while."""
     return _prefix(cluster) + hashlib.sha256(name_seed.encode()).hexdigest()[:9]
+
+
+def _settle(socket: rt.RouteSocket, name: str) -> None:
+    """The kernel starts a link's queue from a work queue: a first packet sent before that (a DNS query, say) would be dropped. Asking for the link runs that work
+    (rtnl_getlink, since Linux 6.8); older kernels get a moment for it."""
+    for _ in range(_SETTLE_TRIES):
+        link = socket.link(name)
+        if link is None or link.operational:
+            return
+        time.sleep(0.001)
 
 
 def mac_of(address: str) -> bytes:
@@ -115,6 +127,8 @@ class PodNetwork:
                     rt.add_route("0.0.0.0/0", pod.index, gateway=self.gateway),
                 ]
             )
+            _settle(host, name)
+            _settle(inside, _POD_LINK)
 
     def detach(self, ip: str, name_seed: str) -> None:
         """After (or before) the namespace is dropped: takes the address's route away at once. The kernel deletes the link with the namespace; nothing here waits for it. Idempotent."""

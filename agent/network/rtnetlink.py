@@ -18,7 +18,7 @@ RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_NEWNEIGH = 28
-IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINKINFO, IFLA_NET_NS_FD = 1, 3, 4, 18, 28
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_OPERSTATE, IFLA_LINKINFO, IFLA_NET_NS_FD = 1, 3, 4, 16, 18, 28
 IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 1, 2, 1
 IFA_ADDRESS, IFA_LOCAL = 1, 2
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PREFSRC = 1, 4, 5, 7
@@ -69,7 +69,7 @@ class Link:
     mtu: int
     kind: str
     address: bytes
-    up: bool
+    operational: bool  # carrier and all: packets are sent, not dropped
 
 
 def _ifinfo(index: int = 0, flags: int = 0, change: int = 0) -> bytes:
@@ -260,7 +260,7 @@ def parse_attributes(data: bytes) -> dict[int, bytes]:
 
 
 def _parse_link(body: bytes) -> Link:
-    _, _, index, flags, _ = struct.unpack_from("=BxHiII", body)
+    _, _, index, _, _ = struct.unpack_from("=BxHiII", body)
     attributes = parse_attributes(body[16:])
     info = parse_attributes(attributes.get(IFLA_LINKINFO, b""))
 
@@ -269,4 +269,4 @@ def _parse_link(body: bytes) -> Link:
 
     name = attributes[IFLA_IFNAME].rstrip(b"\0").decode()
     kind = info.get(IFLA_INFO_KIND, b"").rstrip(b"\0").decode()
-    return Link(index, name, number(IFLA_MTU), kind, attributes.get(IFLA_ADDRESS, b""), bool(flags & IFF_UP))
+    return Link(index, name, number(IFLA_MTU), kind, attributes.get(IFLA_ADDRESS, b""), attributes.get(IFLA_OPERSTATE) == b"\6")

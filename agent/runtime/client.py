@@ -209,23 +209,32 @@ class Runtime:
 
     async def start_container(self, container_id: str) -> cri.ContainerStatus:
         record = self._record(container_id)
-        fds: list[int] = []
-        try:
-            stdio = self._open_stdio(record, fds)
-            mounts = self._open_mounts(record, fds)
-            answer, got = await self._connection.call("start", fds, id=container_id, stdio=stdio, mounts=mounts)
-        except cri.StartError:
-            await self._refresh(container_id)
-            raise
-        finally:
-            wire.close_all(fds)
+        answer = await self._start(record)
         record["spec"] = {}  # its work is done; the file still has it
         if record["tty"]:
             self._adopt_terminal(container_id)
-        wire.close_all(got)
         status = self._status(answer)
         self._publish(status)
         return status
+
+    async def _start(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Repeated over a zygote's death, with new descriptors each time: a child that died has used its mounts up."""
+        repeated = False
+        while True:
+            fds: list[int] = []
+            try:
+                stdio = self._open_stdio(record, fds)
+                mounts = self._open_mounts(record, fds)
+                answer, got = await self._connection.call("start", fds, repeat=False, id=record["id"], stdio=stdio, mounts=mounts, repeated=repeated)
+                wire.close_all(got)
+                return answer
+            except connection.Disconnected:
+                repeated = True
+            except cri.StartError:
+                await self._refresh(record["id"])
+                raise
+            finally:
+                wire.close_all(fds)
 
     async def _refresh(self, container_id: str) -> None:
         raw, _ = await self._connection.call("status", id=container_id)

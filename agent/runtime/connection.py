@@ -18,6 +18,7 @@ from agent.runtime import cri, wire
 
 log = logging.getLogger("runtime")
 RECONNECT_FIRST_S, RECONNECT_MAX_S = 0.01, 0.5
+CONNECT_TIMEOUT_S = 30.0
 
 
 class Disconnected(cri.RuntimeServiceError):
@@ -29,6 +30,8 @@ def error_from(answer: dict[str, Any]) -> Exception:
     kind, number, message = answer.get("type"), answer.get("errno") or errno.EIO, answer.get("message", "")
     if kind == "NotFound":
         return cri.NotFoundError(message)
+    if kind == "Again":
+        return Disconnected(number, message)
     if kind == "StartError":
         return cri.StartError(number, message)
     return cri.RuntimeServiceError(number, message)
@@ -49,13 +52,12 @@ class Connection:
         self._closed = False
 
     async def connect(self) -> None:
-        """Raises RuntimeServiceError where nobody listens."""
+        """Waits for a zygote that is about to start. Raises RuntimeServiceError where none answers within CONNECT_TIMEOUT_S."""
         try:
-            self._open()
-        except OSError as e:
-            raise cri.RuntimeServiceError(e.errno or errno.EIO, f"cannot reach the zygote at {self.path}: {e.strerror or e}") from e
-        await self._on_connect()
-        self._ready.set()
+            await asyncio.wait_for(self._reconnect(), CONNECT_TIMEOUT_S)
+        except TimeoutError:
+            self.close()
+            raise cri.RuntimeServiceError(errno.ETIMEDOUT, f"cannot reach the zygote at {self.path}: no answer within {CONNECT_TIMEOUT_S:.0f} s") from None
 
     def close(self) -> None:
         self._closed = True
@@ -65,6 +67,8 @@ class Connection:
 
     async def call(self, op: str, fds: Sequence[int] = (), *, repeat: bool = True, timeout_s: float = 60.0, **fields: Any) -> tuple[dict[str, Any], list[int]]:
         """(answer, descriptors). A call that is cut off is repeated on the next connection unless `repeat` is False (Disconnected then)."""
+        if self._closed:
+            raise cri.RuntimeServiceError(errno.ESHUTDOWN, f"cannot {op.replace('_', ' ')}: the runtime's client was closed")
         try:
             async with asyncio.timeout(timeout_s):
                 while True:
@@ -191,7 +195,7 @@ class Connection:
                 await self._on_connect()
                 self._ready.set()
                 self._reconnecting = None
-                log.info("the zygote is back")
+                log.info("connected to the zygote at %s", self.path)
                 return
             except OSError as e:
                 log.debug("cannot reconnect yet: %s", e)

@@ -10,7 +10,7 @@ import signal
 import socket
 from collections import namedtuple
 
-from agent.runtime import fdstore, launch, namespaces, plan, sandboxes, state, syscalls, wire
+from agent.runtime import fdstore, launch, namespaces, plan, process, sandboxes, state, syscalls, wire
 from agent.runtime.cgroups import base
 from agent.runtime.loop import Loop, say
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 # What the parts of the zygote share. `publish(event)` tells every client.
 Zygote = namedtuple("Zygote", "loop state pool driver sandboxes guard host data_dir publish debug")
 START_TIMEOUT_S = 120.0
+SETTLE_POLL_S = 0.005
+OWN_NAME = "zygote"  # of a child that has not exec'd yet
 RECORD_DEADLINE_S, RECORD_POLL_S = 10.0, 0.01
 UNKNOWN_EXIT_CODE = 255
 START_ERROR_CODE = 128  # what kubelet reports for a container that never ran
@@ -32,6 +34,10 @@ PREFIX = "unable to start container process: "
 
 class StartError(OSError):
     """The child could not become the container."""
+
+
+class Again(OSError):
+    """The request came at a moment that has passed: the client repeats it."""
 
 
 def go(child: launch.Child) -> None:
@@ -82,6 +88,7 @@ class Containers:
         self._all: dict[str, state.Container] = {}
         self._configs: dict[str, dict[str, Any]] = {}  # of containers not started yet
         self._starting: dict[str, Starting] = {}
+        self._unsettled: dict[str, list[Answer]] = {}  # adopted in the middle of a start; who has asked for them
         self._programs: dict[str, bytes] = {}
 
     # --- asked for
@@ -133,7 +140,12 @@ class Containers:
         if container.id in self._starting:
             self._starting[container.id].answers.append(answer)
             return
-        if container.state == "running":
+        if container.id in self._unsettled:
+            self._unsettled[container.id].append(answer)
+            return
+        if container.state == "exited" and request.get("repeated") and container.reason == "StartError":
+            raise StartError(container.start_errno, container.message)
+        if container.state == "running" or (container.state == "exited" and request.get("repeated")):
             answer(container.status(), (), None)
             return
         if container.state != "created":
@@ -214,8 +226,10 @@ class Containers:
         self._configs.pop(container.id, None)
         self._watch(container)
         say(f"container {container.id}: started pid={container.pid}")
+        container.confirmed = True
         for answer in starting.answers:
             answer(container.status(), (), None)
+        self._state.save(container)
 
     def _end_start(self, starting: Starting) -> None:
         self._loop.remove(starting.child.status.fileno())
@@ -232,6 +246,7 @@ class Containers:
         container = starting.container
         container.state, container.reason, container.message = "exited", "StartError", PREFIX + message["message"]
         container.exit_code, container.started_at, container.finished_at = START_ERROR_CODE, 0.0, state.now()
+        container.start_errno = message["errno"]
         self._state.save(container)
         reap(self._loop, container.pidfd)
         container.pidfd = -1
@@ -280,10 +295,17 @@ class Containers:
         if container.pidfd >= 0:
             os.close(container.pidfd)
             container.pidfd = -1
-        self._z.publish({"event": "exit", "container": container.status()})
+        self._settled(container)
+        if container.state == "exited":
+            self._z.publish({"event": "exit", "container": container.status()})
 
     def _finish(self, container: state.Container, code: int, when: float) -> None:
         """On disk before the process is reaped."""
+        if code == process.NO_GO_EXIT_CODE and not container.confirmed:
+            container.state, container.pid, container.start_time, container.started_at = "created", 0, 0, 0.0
+            self._state.save(container)
+            say(f"container {container.id}: its start was cut off, it can be started again")
+            return
         if not container.own_pid_namespace:
             self._driver.kill(container.cgroup)  # what its init left behind
         container.state, container.exit_code, container.finished_at = "exited", code, when
@@ -357,7 +379,35 @@ class Containers:
             os.close(pidfd)
             pidfd = -1
         container.pidfd = pidfd
+        if not container.confirmed:
+            self._unsettled[container.id] = []
+            self._settle(container)
         if pidfd >= 0:
             self._watch(container)
         else:
             self._await_record(container, state.now() + RECORD_DEADLINE_S)
+
+    def _settle(self, container: state.Container) -> None:
+        """Adopted in the middle of its start: wait until it has exec'd, or ended (_closed)."""
+        if container.id not in self._unsettled or container.pidfd < 0:
+            return
+        if state.process_name(container.pid) == OWN_NAME:
+            self._loop.call_later(SETTLE_POLL_S, lambda: self._settle(container))
+            return
+        if state.start_time(container.pid) == container.start_time and not _is_zombie(container.pid):
+            container.confirmed = True
+            self._state.save(container)
+            self._settled(container)
+
+    def _settled(self, container: state.Container) -> None:
+        for answer in self._unsettled.pop(container.id, ()):
+            answer(None, (), Again(errno.EAGAIN, "its start was being looked into"))
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as f:
+            data = f.read()
+        return data[data.rindex(b")") + 2 :][:1] in (b"Z", b"X")
+    except OSError:
+        return True

@@ -6,7 +6,6 @@ import heapq
 import os
 import select
 import time
-import traceback
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,6 +78,8 @@ class Loop:
         try:
             callback()
         except Exception:  # noqa: BLE001 — top of the loop
+            import traceback  # a quarter of a megabyte that is seldom needed
+
             say(traceback.format_exc().replace("\n", " | "), "ERROR")
 
     def close(self) -> None:

@@ -7,7 +7,6 @@ root, pivot_root, and everything else inside it.
 
 from __future__ import annotations
 
-import resource
 from collections import namedtuple
 
 from agent.runtime import capabilities, process
@@ -24,6 +23,13 @@ Host = namedtuple("Host", "bounding permitted hierarchies")
 # One start. `namespace_fds`: nsfs descriptors to join; `mount_fds`: {index in spec.mounts: detached tree}; `stdio`: three descriptors, -1 = /dev/null; `seccomp`: BPF bytes.
 Launch = namedtuple("Launch", "spec layers upper work root cgroup_files namespace_fds mount_fds stdio tty status_fd seccomp")
 
+# asm-generic/resource.h: the same on every architecture that syscalls.py knows
+RLIMIT_NUMBERS = {
+    f"RLIMIT_{name}": number
+    for number, name in enumerate(
+        ("CPU", "FSIZE", "DATA", "STACK", "CORE", "RSS", "NPROC", "NOFILE", "MEMLOCK", "AS", "LOCKS", "SIGPENDING", "MSGQUEUE", "NICE", "RTPRIO", "RTTIME")
+    )
+}
 NAMESPACE_FLAGS = {
     "mount": sc.CLONE_NEWNS,
     "pid": sc.CLONE_NEWPID,
@@ -155,7 +161,7 @@ def plan_process(process_spec: Mapping[str, Any], seccomp: bytes, status_fd: int
     sets = process_spec.get("capabilities") or {}
     masks = {name: capability_mask(sets.get(name)) & host.permitted for name in ("bounding", "effective", "permitted", "inheritable", "ambient")}
     drop = tuple(n for n in capabilities.NUMBERS.values() if host.bounding >> n & 1 and not masks["bounding"] >> n & 1)
-    limits = tuple((getattr(resource, limit["type"]), limit["type"], limit["soft"], limit["hard"]) for limit in process_spec.get("rlimits") or ())
+    limits = tuple((RLIMIT_NUMBERS[limit["type"]], limit["type"], limit["soft"], limit["hard"]) for limit in process_spec.get("rlimits") or ())
     ops: list = [process.CloseDescriptors(status_fd)]
     if limits or process_spec.get("oomScoreAdj") is not None:
         ops.append(process.Limits(limits, process_spec.get("oomScoreAdj")))

@@ -7,7 +7,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import resource
 import signal
 import socket
 import stat
@@ -16,6 +15,7 @@ from collections import namedtuple
 
 from agent.runtime import syscalls, users
 
+NO_GO_EXIT_CODE = 254  # of a child whose parent died before it could say "go"; the parent's successor starts the container anew
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _TIOCGPTPEER, _TIOCSPTLCK, _TIOCGPTN = 0x5441, 0x40045431, 0x80045430
 
@@ -103,13 +103,9 @@ class Limits(namedtuple("Limits", "rlimits oom_score_adj")):
                 os.close(fd)
         for number, name, soft, hard in self.rlimits:
             try:
-                resource.setrlimit(number, (_unlimited(soft), _unlimited(hard)))
-            except (ValueError, OSError) as e:
-                raise OSError(getattr(e, "errno", None) or errno.EPERM, f"cannot set {name} to {soft}:{hard}: operation not permitted") from e
-
-
-def _unlimited(value: int) -> int:
-    return resource.RLIM_INFINITY if value < 0 or value >= 2**63 - 1 else value
+                syscalls.setrlimit(number, soft, hard)
+            except OSError as e:
+                raise OSError(e.errno, f"cannot set {name} to {soft}:{hard}: {os.strerror(e.errno or 0).lower()}") from e
 
 
 class WaitForGo(namedtuple("WaitForGo", "status_fd")):
@@ -122,7 +118,7 @@ class WaitForGo(namedtuple("WaitForGo", "status_fd")):
 
     def execute(self) -> None:
         if os.read(self.status_fd, 16) != b"go":
-            os._exit(127)
+            os._exit(NO_GO_EXIT_CODE)
 
 
 class Become(namedtuple("Become", "user env cwd groups_allowed capabilities bounding_drop no_new_privs seccomp args")):
@@ -199,20 +195,22 @@ def run(args: tuple, env: dict) -> None:
     name = args[0]
     if "/" in name:
         _execute(name, args, env)
-    refused = 0
-    for folder in (env.get("PATH") or _DEFAULT_PATH).split(":"):
-        candidate = f"{folder or '.'}/{name}"
+    refused = False
+    folders = (env.get("PATH") or _DEFAULT_PATH).split(":")
+    for folder in folders:
         try:
-            os.execve(candidate, args, env)
+            os.execve(f"{folder or '.'}/{name}", args, env)
         except (FileNotFoundError, NotADirectoryError):
-            if os.path.isfile(candidate):  # its interpreter is what is missing
-                raise OSError(errno.ENOENT, f"exec {candidate}: no such file or directory") from None
+            continue
         except PermissionError:
-            refused = refused or (errno.EACCES if os.path.isfile(candidate) else 0)
+            refused = True
         except OSError as e:
-            raise OSError(e.errno, f"exec {candidate}: {os.strerror(e.errno or 0).lower()}") from None
-    if refused:
-        raise OSError(errno.EACCES, f'exec: "{name}": permission denied')
+            raise OSError(e.errno, f"exec {folder or '.'}/{name}: {os.strerror(e.errno or 0).lower()}") from None
+    for folder in folders:
+        if os.path.isfile(f"{folder or '.'}/{name}"):
+            if refused:
+                raise OSError(errno.EACCES, f'exec: "{name}": permission denied')
+            raise OSError(errno.ENOENT, f"exec {folder or '.'}/{name}: no such file or directory")  # its interpreter is what is missing
     raise OSError(errno.ENOENT, f'exec: "{name}": executable file not found in $PATH')
 
 

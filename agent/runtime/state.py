@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 STALE_EXIT_S = 3600.0
 _PIDFD_GET_INFO, _PIDFD_INFO_EXIT = 0xC040FF0B, 8  # linux/pidfd.h, Linux 6.15
 STATUS_FIELDS = ("id", "sandbox_id", "state", "pid", "created_at", "started_at", "finished_at", "exit_code", "reason", "message")
-_DURABLE_FIELDS = (*STATUS_FIELDS, "start_time", "cgroup", "own_pid_namespace")
+_DURABLE_FIELDS = (*STATUS_FIELDS, "start_time", "cgroup", "own_pid_namespace", "confirmed", "start_errno")
 
 
 class Container:
-    """One container as the zygote knows it; everything else is in its config.json."""
+    """One container as the zygote knows it; everything else is in its config.json. `confirmed`: its execve is known to have succeeded; until then a running one may be a
+    child that waits for a word of a zygote that has died."""
 
     __slots__ = (*_DURABLE_FIELDS, "pidfd")
 
@@ -32,6 +33,8 @@ class Container:
         self.pid = self.start_time = self.exit_code = 0
         self.reason = self.message = ""
         self.own_pid_namespace = True
+        self.confirmed = False
+        self.start_errno = 0
         self.pidfd = -1
 
     def status(self) -> dict[str, Any]:
@@ -54,6 +57,15 @@ def start_time(pid: int) -> int:
         return 0
     finally:
         os.close(fd)
+
+
+def process_name(pid: int) -> str:
+    """proc(5) comm, "" where it is gone; execve sets it anew."""
+    try:
+        with open(f"/proc/{pid}/comm", "rb") as f:
+            return f.read().rstrip(b"\n").decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def write_json(path: str, value: Any) -> None:

@@ -25,9 +25,10 @@ def read_database(path: str) -> list[list[str]]:
     except OSError:
         return []
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        s = os.fstat(fd)
+        if not stat.S_ISREG(s.st_mode):
             return []
-        text = os.read(fd, _LIMIT_BYTES).decode(errors="surrogateescape")
+        text = os.read(fd, min(s.st_size, _LIMIT_BYTES)).decode(errors="surrogateescape")
     finally:
         os.close(fd)
     return [line.split(":") for line in text.splitlines() if line and not line.startswith("#")]

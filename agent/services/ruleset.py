@@ -91,8 +91,8 @@ def plan_slots(previous: Sequence[tuple[str, int]], wanted: Collection[tuple[str
         slots.append(endpoint if endpoint in left else None)
         left.discard(endpoint)
     newcomers = sorted(left)
-    for index, endpoint in enumerate(slots):
-        if endpoint is None and newcomers:
+    for index, holder in enumerate(slots):
+        if holder is None and newcomers:
             slots[index] = newcomers.pop(0)
     packed: list[tuple[str, int] | None] = [*slots, *newcomers]
     index = 0

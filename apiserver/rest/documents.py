@@ -3,13 +3,14 @@ documents are api's."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from functools import cache
 
 import orjson
 
 from apiserver.api import discovery, errors, schema
-from apiserver.rest import negotiation, respond
+from apiserver.rest import negotiation, respond, swagger_protobuf
 from apiserver.rest.request import Request
 
 _VARY = (b"vary", b"Accept")
@@ -78,8 +79,21 @@ async def openapi_v3(request: Request) -> None:
 
 
 async def openapi_v2(request: Request) -> None:
+    """JSON, or protobuf for whom that comes first in Accept."""
+    accept = request.header(b"accept")
+    for clause in negotiation.parse_accept(accept):
+        if clause.media in swagger_protobuf.ASKED:
+            await _tagged(request, await asyncio.to_thread(_swagger_as_protobuf), swagger_protobuf.MEDIA_TYPE.encode())
+            return
+        if clause.media in ("application/json", "*/*", "application/*"):
+            break
     _only_json(request)
     await _tagged(request, schema.openapi_v2(), b"application/json")
+
+
+@cache
+def _swagger_as_protobuf() -> bytes:
+    return swagger_protobuf.encode(orjson.loads(schema.openapi_v2()))
 
 
 def _only_json(request: Request) -> None:

@@ -24,7 +24,7 @@ def cluster(request):
             wait_for(lambda: host.run("etcdctl", "endpoint", "health", check=False, env={"ETCDCTL_API": "3", "PATH": "/usr/bin:/bin"}).returncode == 0, "etcd healthy")
         c = Cluster(host, request.param)
         c.minik("up", *c.up_flags())
-        host.run(str(ROOT / ".venv/bin/python"), "-m", "agent.images", "busybox", str(ROOT / ".cache/busybox"), "--data-dir", "/var/lib/minik")
+        host.run(str(ROOT / ".venv/bin/python"), "-m", "agent.images", "busybox", "--binary", str(ROOT / ".cache/busybox"), "--data-dir", "/var/lib/minik")
         yield c
         c.minik("down")
 

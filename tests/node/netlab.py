@@ -101,6 +101,8 @@ class Machine:
             with contextlib.suppress(OSError):
                 while True:
                     _, peer = server.recvfrom(2048)
+                    if peer is None:  # shut down
+                        return
                     server.sendto(f"{name} {peer[0]}".encode(), peer)
 
         threading.Thread(target=run, daemon=True).start()

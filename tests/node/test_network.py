@@ -180,6 +180,18 @@ def test_errors_name_what_failed(network: pods.PodNetwork) -> None:
         network.attach(os.open("/dev/null", os.O_RDONLY), "10.142.0.5", "a")
 
 
+def test_the_first_packet_already_arrives(network: pods.PodNetwork) -> None:
+    network.ensure()
+    for turn in range(40):
+        pod = attach(network, f"10.142.1.{turn + 1}", f"turn {turn}")
+        node = netlab.Machine(-1, "")
+        with node.udp() as listener, pod.udp() as sender:
+            listener.bind(("10.142.0.1", 0))
+            sender.sendto(b"first", listener.getsockname())
+            assert listener.recv(9) == b"first"
+        pod.close()
+
+
 def test_a_whole_pool_of_pods(network: pods.PodNetwork) -> None:
     network.ensure()
     pool = AddressPool("10.142.0.0/22")

@@ -129,8 +129,9 @@ async def test_kills_in_the_middle_of_a_burst_leave_no_stray_process(host):
         await eventually(lambda: any(s.done() for s in calls) or host.log().count("started") > 0, "the burst under way")
         await killed(host)
         await asyncio.wait_for(asyncio.gather(*calls), 60)
-    known = {s.pid for s in await host.runtime.list_containers() if s.state == "running"}
-    assert len(known) == 24
+    statuses = await host.runtime.list_containers()
+    assert {s.state for s in statuses} == {"running"} and len(statuses) == 24, [s for s in statuses if s.state != "running"]
+    known = {s.pid for s in statuses}
     assert await eventually(lambda: _pids_of(host) == known, "only known processes")
 
 

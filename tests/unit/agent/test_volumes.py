@@ -141,7 +141,7 @@ def made(tmp_path):
 async def test_a_missing_config_map_names_the_volume_and_comes_in_later(made):
     volumes, client, sources, _, _ = made
     p = pod({"name": "conf", "configMap": {"name": "cm"}})
-    with pytest.raises(VolumeError, match='MountVolume.SetUp failed for volume "conf" : configmap "cm" not found'):
+    with pytest.raises(VolumeError, match=r'MountVolume\.SetUp failed for volume "conf" : configmap "cm" not found'):
         await volumes.mount(p, NO_FACTS)
     client.objects[("ConfigMap", "cm")] = {"metadata": {"resourceVersion": "1"}, "data": {"a": "A"}}
     paths = await volumes.mount(p, NO_FACTS)
