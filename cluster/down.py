@@ -14,6 +14,7 @@ from collections.abc import Callable
 from agent.runtime.fdstore import FdStore
 from cluster import config, host
 
+STOP_TIMEOUT_S = 30.0  # the guard itself gives a process 10 s before it kills it
 Say = Callable[[str], None]
 
 
@@ -28,7 +29,7 @@ def find(name: str, node_name: str = "", data_dir: str = "") -> list[config.Conf
 
 
 def _stop_components(c: config.Config, names: tuple[str, ...]) -> bool:
-    store = FdStore(str(c.run_dir / "guard.sock"))
+    store = FdStore(str(c.run_dir / "guard.sock"), STOP_TIMEOUT_S)
     try:
         for name in names:
             store.call("stop-process", name=name)
@@ -40,7 +41,7 @@ def _stop_components(c: config.Config, names: tuple[str, ...]) -> bool:
 
 
 def _stop_guard(c: config.Config, trees: list[pathlib.Path]) -> None:
-    store = FdStore(str(c.run_dir / "guard.sock"))
+    store = FdStore(str(c.run_dir / "guard.sock"), STOP_TIMEOUT_S)
     try:
         pid = store.call("stop")["pid"]
     except OSError:

@@ -24,15 +24,15 @@ def matches(name: str, prefix: str) -> bool:
 class FdStore:
     """Raises OSError where the guard is not there or refuses."""
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    def __init__(self, path: str, timeout_s: float = 10.0) -> None:
+        self.path, self.timeout_s = path, timeout_s
         self._socket: socket.socket | None = None
 
     def _connect(self) -> socket.socket:
         if self._socket is None:
             s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
             try:
-                s.settimeout(10)
+                s.settimeout(self.timeout_s)
                 s.connect(self.path)
             except OSError as e:
                 s.close()
