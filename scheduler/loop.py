@@ -109,7 +109,8 @@ class Scheduler:
             if not same:
                 self.snapshot.place(requests.from_pod(new), node)
         elif self._ours(new):
-            self.queue.add(key, new.spec.priority)
+            if old is None or old.spec != new.spec or old.metadata.uid != new.metadata.uid or not self._ours(old):  # a new status alone (our own words) is no reason to try again
+                self.queue.add(key, new.spec.priority)
         else:
             self.queue.remove(key)
 

@@ -121,3 +121,12 @@ async def test_a_pod_of_the_same_name_is_another_pod(api: FakeApi) -> None:
     again["metadata"]["uid"] = "another"
     await api.put(kinds.PODS, again)
     await api.until(lambda: home(api, "p") == "a")
+
+
+async def test_our_own_condition_is_no_reason_to_try_again(api: FakeApi) -> None:
+    """Found with kubectl describe: FailedScheduling twice within milliseconds, because the condition's own write woke the pod."""
+    for n in range(3):
+        await api.put(kinds.PODS, pod_doc(f"p{n}"))
+        await api.until(lambda n=n: condition(api, f"p{n}"))
+    await api.until(lambda: len(api.all(kinds.EVENTS)) == 3)
+    assert [e["count"] for e in api.all(kinds.EVENTS)] == [1, 1, 1]
