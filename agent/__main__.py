@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -39,6 +40,7 @@ from apiserver.client.informer import Informer
 
 log = logging.getLogger("agent")
 RELIST_S = 60.0
+START_S = 5.0
 
 
 class Agent:
@@ -58,7 +60,7 @@ class Agent:
         self.service_sync = ServiceSync(self.services, self.slices)
         self.own_pods = Informer(client, kinds.PODS, field_selector=f"spec.nodeName={config.node_name}")
         self.own_node = Informer(client, kinds.NODES, field_selector=f"metadata.name={config.node_name}")
-        self._cidr_known = asyncio.Event()
+        self._cidr_known, self._set_up = asyncio.Event(), asyncio.Event()
         os.makedirs(config.data_dir, 0o755, exist_ok=True)
         os.makedirs(config.run_dir, 0o755, exist_ok=True)
         self.machine = node.observe_machine(config.data_dir)
@@ -103,12 +105,13 @@ class Agent:
             registered = await reporter.register()
             self.problem = "container runtime network not ready: the node has no pod CIDR yet"
             self.own_node.add_handler(self._node_changed)
-            self._spawn(self.own_node.run(), reporter.run_lease(), reporter.run_status())
+            self._spawn(self.own_node.run(), reporter.run_lease(), self._report(reporter))
             self._node_changed(None, registered)
             await self._cidr_known.wait()
             await self._set_up_network()
             await self.services.synced()
             self.problem = ""
+            self._set_up.set()
             reporter.changed()
             self.own_pods.add_handler(self.pods.changed)
             self._spawn(self.own_pods.run())
@@ -121,6 +124,13 @@ class Agent:
         finally:
             listening.close()
             await self._close()
+
+    async def _report(self, reporter: node.NodeReporter) -> None:
+        """An agent that restarts is ready in a moment: it does not report its node NotReady, and tainted, for that."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(START_S):
+                await self._set_up.wait()
+        await reporter.run_status()
 
     def _spawn(self, *loops: Coroutine[Any, Any, None]) -> None:
         self.tasks += [asyncio.create_task(loop) for loop in loops]

@@ -299,7 +299,8 @@ def _plan_running(draft: _Draft, pod: podspec.Pod, backoff: RestartBackoff) -> N
         current = latest if latest is None or observed.sandbox is None or latest.sandbox_id == observed.sandbox.config.id else None
         step = _container_step(pod, container, current)
         if step == "remove" and latest is not None:
-            draft.add(RemoveContainer(latest.id))
+            if f"start/{container.name}" not in observed.in_flight:  # left by an agent that died between create and start
+                draft.add(RemoveContainer(latest.id))
         elif step == "start":
             start = _plan_start(draft, pod, container, backoff)
             if start is not None and ready and observed.volumes_ready and starts_left:

@@ -79,6 +79,12 @@ def test_a_sidecar_must_have_started_and_then_runs_on():
     assert actions(p, replace(running, probes={"side-0": ProbeVerdict(started=True)})) == [plan.StartContainer("main", 0, 0)]
 
 
+def test_a_created_container_is_removed_unless_it_is_just_starting():
+    created = replace(READY, containers=(container(state="created"),))
+    assert actions(pod(), created) == [plan.RemoveContainer("main-0")]
+    assert actions(pod(), replace(created, in_flight=frozenset({"start/main"}))) == []
+
+
 def test_images_of_later_containers_are_fetched_while_an_init_container_runs():
     p = pod(init=[{"name": "i", "image": IMAGE}], image="other:1")
     assert actions(p, replace(READY, containers=(container("i"),))) == [plan.PullImage("main", "other:1", 0)]
