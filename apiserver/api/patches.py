@@ -137,8 +137,11 @@ def _merge_value(old: Any, value: Any, kind: Type, key: str) -> Any:
 
 
 def _merge_list(old: list[Any], patch: list[Any], kind: Type, key: str) -> list[Any]:
+    """Elements that the patch names stand in its order, the others keep their place before those that they stood before (as Kubernetes does it)."""
     if not any(isinstance(item, dict) for item in patch):
-        return list(dict.fromkeys([*old, *patch])) if all(_scalar(item) for item in [*old, *patch]) else patch
+        if not all(_scalar(item) for item in [*old, *patch]):
+            return patch
+        return patch_lists.reorder(list(dict.fromkeys([*old, *patch])), patch, old, kind, key)
     if not all(isinstance(item, dict) for item in [*patch, *old]):
         raise BadRequest(f"cannot merge list {key}: expected objects only")
     merge_key, element = kind.merge_key, kind.element or Type("any")
@@ -147,12 +150,11 @@ def _merge_list(old: list[Any], patch: list[Any], kind: Type, key: str) -> list[
         if not merge_key:
             raise BadRequest(f"cannot merge lists without merge key for {key}")
         position = patch_lists.find(result, merge_key, patch_lists.key_of(item, merge_key, key))
-        # An element's own strategy (retainKeys of volumes) is the list's.
         if position is None:
             result.append(_merge_map({}, item, element))
         else:
             result[position] = _merge_map(result[position], item, element)
-    return result
+    return patch_lists.reorder(result, rest, old, kind, key) if rest else result
 
 
 def _directive(patch: JSON) -> JSON:

@@ -58,11 +58,11 @@ def test_json_patch_refuses(ops, error):
         patches.json_patch(pod({"name": "a"}), ops)
 
 
-def test_containers_merge_by_name_and_new_ones_follow():
+def test_containers_merge_by_name_in_the_order_of_the_patch():
     doc = pod({"name": "a", "image": "1", "env": [{"name": "X", "value": "1"}]}, {"name": "b", "image": "2"})
     patched = merge(doc, {"spec": {"containers": [{"name": "c", "image": "3"}, {"name": "a", "image": "9", "env": [{"name": "Y", "value": "2"}]}]}})
-    assert [c["name"] for c in patched["spec"]["containers"]] == ["a", "b", "c"]
-    assert patched["spec"]["containers"][0] == {"name": "a", "image": "9", "env": [{"name": "X", "value": "1"}, {"name": "Y", "value": "2"}]}
+    assert [c["name"] for c in patched["spec"]["containers"]] == ["c", "a", "b"]
+    assert patched["spec"]["containers"][1] == {"name": "a", "image": "9", "env": [{"name": "Y", "value": "2"}, {"name": "X", "value": "1"}]}
 
 
 def test_delete_and_replace_directives():
@@ -95,7 +95,7 @@ def test_set_element_order_keeps_the_servers_own_in_their_place():
 
 def test_primitive_lists_merge_and_delete():
     doc = {"metadata": {"finalizers": ["a", "b"]}}
-    assert merge(doc, {"metadata": {"finalizers": ["c", "a"]}})["metadata"]["finalizers"] == ["a", "b", "c"]
+    assert merge(doc, {"metadata": {"finalizers": ["c", "a"]}})["metadata"]["finalizers"] == ["c", "a", "b"]
     assert merge(doc, {"metadata": {"$deleteFromPrimitiveList/finalizers": ["a"]}})["metadata"]["finalizers"] == ["b"]
 
 
