@@ -17,7 +17,7 @@ from agent.network import rtnetlink as rt
 DEFAULT_MTU = 1500
 _POD_LINK, _LO_INDEX = "eth0", 1
 _MAX_NAME = 15  # IFNAMSIZ - 1
-_SETTLE_TRIES = 0
+_SETTLE_TRIES = 50
 
 
 def bridge_name(cluster: str) -> str:

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from tests.fakes.services import keyed, service, slices
-from tests.node import netlab
 
 from agent.network.pods import PodNetwork
 from agent.services.proxy import ServiceProxy
+from tests.fakes.services import keyed, service, slices
+from tests.node import netlab
 
 NODE, CLIENT = "192.0.2.1", "192.0.2.2"
 VIP = "10.143.0.20"
