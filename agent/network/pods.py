@@ -52,7 +52,7 @@ def mac_of(address: str) -> bytes:
 
 class PodNetwork:
     """The gateway's address is on the bridge `mk-<cluster>`, which has no ports; each pod has a veth pair of its own, a /32, and a default route through the gateway, which
-    answers on the host's end. So all traffic of pods is routed: Service rules see it, br_netfilter or not, and no pod can reach, or pretend to be, another on the link."""
+    answers on the host's end. Not for several threads at once. So all traffic of pods is routed: Service rules see it, br_netfilter or not, and no pod can reach, or pretend to be, another on the link."""
 
     def __init__(self, cluster: str, node_cidr: str, cluster_cidr: str, mtu: int = 0, service_cidr: str = "") -> None:
         """`mtu` 0: the uplink's (the link of the default route), else 1500. `service_cidr`: gets a route, so that connections which start on the node find a source address.
