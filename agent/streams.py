@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import errno
 import os
 import socket
 import struct
@@ -220,11 +221,15 @@ async def run_exec(runtime: cri.RuntimeService, container_id: str, command: Sequ
 
 
 def _exec_failure(command: Sequence[str], error: Exception) -> dict[str, Any]:
-    """A command that cannot be exec'd ends as a shell would say: 127 not found, 126 not executable."""
-    if isinstance(error, cri.StartError):
-        code = 127 if isinstance(error, FileNotFoundError) or error.errno == 2 else 126
-        return exit_status(code) | {"message": f"exec: {command[0] if command else ''}: {error}"}
-    return failure(f"cannot exec in container: {error}")
+    """Nothing ran, so there is no exit code: an error, in the words that runc's users know where it is the command's fault."""
+    name = command[0] if command else ""
+    if isinstance(error, cri.StartError) and error.errno == errno.ENOENT:
+        why = f'exec: "{name}": {"no such file or directory" if "/" in name else "executable file not found in $PATH"}'
+    elif isinstance(error, cri.StartError) and error.errno:
+        why = f'exec: "{name}": {os.strerror(error.errno).lower()}'
+    else:
+        why = str(error)
+    return failure(f"error executing command in container: {why}")
 
 
 async def run_attach(runtime: cri.RuntimeService, status: cri.ContainerStatus, log_path: str, wants: Wants, channels: Channels) -> None:
