@@ -12,7 +12,7 @@ import os
 import socket
 from collections import namedtuple
 
-from agent.runtime import plan, syscalls, wire
+from agent.runtime import plan, process, syscalls, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,9 +63,9 @@ def _become(operations: list, status_fd: int) -> None:
     except BaseException as e:  # noqa: BLE001 — a child must report and end, whatever it was
         message, number = f"cannot {what.describe() if what else 'start'}: {type(e).__name__}: {e}", 5
     try:
-        os.write(status_fd, json.dumps({"errno": number, "message": message[:60_000]}).encode())
+        socket.socket(fileno=status_fd).send(json.dumps({"errno": number, "message": message[:60_000]}).encode(), socket.MSG_NOSIGNAL)
     finally:
-        os._exit(1)
+        os._exit(process.NO_GO_EXIT_CODE)  # where nobody heard the reason, the successor tries again and hears it
 
 
 def error_text(e: OSError, what: str) -> str:

@@ -15,7 +15,7 @@ from collections import namedtuple
 
 from agent.runtime import syscalls, users
 
-NO_GO_EXIT_CODE = 254  # of a child whose parent died before it could say "go"; the parent's successor starts the container anew
+NO_GO_EXIT_CODE = 254  # of a child that never got to execve: its parent died before it could say "go", or its set-up failed
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _TIOCGPTPEER, _TIOCSPTLCK, _TIOCGPTN = 0x5441, 0x40045431, 0x80045430
 
