@@ -183,4 +183,4 @@ def agent_flags(c: Config) -> list[str]:
 
 
 def zygote_flags(c: Config) -> list[str]:
-    return [str(c.run_dir), "--data-dir", c.data_dir, "--cgroup", f"{c.cgroup}/pods"]
+    return [str(c.run_dir), "--data-dir", c.data_dir, "--cgroup", c.cgroup]

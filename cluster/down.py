@@ -60,7 +60,7 @@ def _remove_network(c: config.Config) -> None:
     from agent.network.pods import PodNetwork
     from agent.services.proxy import ServiceProxy
 
-    ServiceProxy(c.name, [c.node_ip], c.cluster_cidr, c.cluster_cidr, c.node_port_range, service_cidr=c.service_cidr).remove()
+    ServiceProxy(c.name, [c.node_ip] if c.node_ip else [], c.cluster_cidr, c.cluster_cidr, c.node_port_range, service_cidr=c.service_cidr).remove()
     PodNetwork(c.name, c.cluster_cidr, c.cluster_cidr, service_cidr=c.service_cidr).remove()
 
 

@@ -138,7 +138,8 @@ class Host:
         return done
 
     def popen(self, *argv: str, **kwargs) -> subprocess.Popen:
-        return subprocess.Popen([*self.enter(), *argv], cwd=ROOT, text=True, preexec_fn=_die_with_parent, **kwargs)
+        """A command that goes on in this host, and dies with the returned process, which is nsenter: it stays outside of the pid namespace."""
+        return subprocess.Popen([*self.enter(), "setpriv", "--pdeathsig", "KILL", *argv], cwd=ROOT, text=True, preexec_fn=_die_with_parent, **kwargs)
 
     def cut(self) -> None:
         """The cable is pulled: 100 % loss."""

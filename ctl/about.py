@@ -46,7 +46,11 @@ def configure_api_resources(p: argparse.ArgumentParser) -> None:
 
 
 def run_api_resources(session: Session, args: argparse.Namespace) -> int:
-    found = [r for r in discover(session.client) if r.verbs]
+    preferred: dict = {}
+    for r in discover(session.client):  # a group's versions come with the preferred one first
+        if r.verbs:
+            preferred.setdefault((r.group, r.plural), r)
+    found = list(preferred.values())
     if args.api_group is not None:
         found = [r for r in found if r.group == args.api_group]
     if args.namespaced:

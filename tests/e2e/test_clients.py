@@ -50,7 +50,7 @@ def test_kubectl_does_its_everyday_work(space, version):
     assert space.kubectl(version, "logs", "work").stdout == "started\n"
     done = space.kubectl(version, "exec", "-i", "work", "--", "sh", "-c", "cat; exit 3", input="through\n", check=False)
     assert done.stdout == "through\n" and done.returncode == 3, done.stderr
-    assert "annotated" in space.kubectl(version, "annotate", "pod", "work", "a=b").stdout
+    assert "annotate" in space.kubectl(version, "annotate", "pod", "work", "a=b").stdout
     assert space.kubectl(version, "wait", "--for=condition=Ready", "pod/work", "--timeout=30s").returncode == 0
     name = f"made-by-{version.replace('.', '-')}-{space.name}"
     assert "created" in space.kubectl(version, "create", "ns", name).stdout
