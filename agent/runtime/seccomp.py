@@ -77,7 +77,7 @@ _BY_CAPABILITY = {
 _REFUSED = """
 add_key keyctl request_key kexec_load kexec_file_load swapon swapoff nfsservctl userfaultfd io_uring_setup io_uring_enter io_uring_register pivot_root vm86 vm86old
 """
-_NAMESPACE_FLAGS = 0x7E020000 | 0x80  # CLONE_NEW*, with CLONE_NEWTIME
+_NAMESPACE_FLAGS = tuple(1 << bit for bit in (17, 25, 26, 27, 28, 29, 30))  # CLONE_NEW* of clone(2); CLONE_NEWTIME is clone3's and unshare's alone
 _PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
 _AF_VSOCK = 40
 _ACTIONS = ("SCMP_ACT_KILL", "SCMP_ACT_KILL_THREAD", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_TRAP", "SCMP_ACT_ERRNO", "SCMP_ACT_LOG", "SCMP_ACT_ALLOW")
@@ -126,10 +126,13 @@ def compile_default(capabilities: Sequence[str]) -> bytes:
         _add(f, pyseccomp.ALLOW, "clone")
     else:  # clone3's flags are out of a filter's sight: ENOSYS makes libcs use clone
         flags_at = 1 if platform.machine() == "s390x" else 0
-        _add(f, pyseccomp.ALLOW, "clone", pyseccomp.Arg(flags_at, pyseccomp.MASKED_EQ, _NAMESPACE_FLAGS & ~0x80, 0))
+        _add(f, pyseccomp.ALLOW, "clone", pyseccomp.Arg(flags_at, pyseccomp.MASKED_EQ, sum(_NAMESPACE_FLAGS), 0))
+        for flag in _NAMESPACE_FLAGS:
+            _add(f, pyseccomp.ERRNO(errno.EPERM), "clone", pyseccomp.Arg(flags_at, pyseccomp.MASKED_EQ, flag, flag))
     for value in _PERSONALITIES:
         _add(f, pyseccomp.ALLOW, "personality", pyseccomp.Arg(0, pyseccomp.EQ, value))
     _add(f, pyseccomp.ALLOW, "socket", pyseccomp.Arg(0, pyseccomp.NE, _AF_VSOCK))
+    _add(f, pyseccomp.ERRNO(errno.EPERM), "socket", pyseccomp.Arg(0, pyseccomp.EQ, _AF_VSOCK))
     return _export(f)
 
 
