@@ -225,7 +225,7 @@ def _checked(key: str, operator: str, values: tuple[str, ...]) -> Requirement:
         )
     for value in values:
         if operator in ("gt", "lt"):
-            if not re.fullmatch(r"-?\d+", value):
+            if not re.fullmatch(r"-?[0-9]+", value):
                 raise BadRequest(f'unable to parse requirement: values[0][{key}]: Invalid value: "{value}": for \'Gt\', \'Lt\' operators, the value must be an integer')
         elif value and (not _NAME.fullmatch(value) or len(value) > 63):
             raise BadRequest(

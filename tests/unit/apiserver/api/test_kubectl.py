@@ -109,10 +109,11 @@ def normal(pod):
     return pod
 
 
-SCALARS = (
+_SCALARS = (
     "yes on off y n NO TRUE 0777 0644 0o644 12:30:45 2020-01-01 2020-01-01T00:00:00Z 1_000 0x1F 0b11 1e3 .5 1.0 ~ Null +1 08 1. 123456789012345678901234567890 = 1e400 "
     "0.1e1 -.5e3 -0x1f 1:2 2001:db8::1 1.5Gi 5e 0x + null nullx truex 0_ .inf1 1-2 0o8 09.5 1_ _1 0b2 0xg +.5 -0 1e21 1e-7 100000000000000000000 0.1 1.10"
-).split()
+)
+SCALARS = _SCALARS.split()
 
 
 def test_scalars_are_read_as_kubectl_reads_them(recorder):
