@@ -66,6 +66,7 @@ class Getter:
     def __init__(self, session: Session, args: argparse.Namespace) -> None:
         self.session, self.args, self.client = session, args, session.client
         self.columns = render.Columns()
+        self.definitions: list[Obj] = []  # a watch's Tables name their columns in the first one only
         self.printed = 0
         self.missing = False
 
@@ -178,6 +179,8 @@ class Getter:
 
     def emit(self, t: Target, obj: Obj, headers: bool) -> None:
         if obj.get("kind") == "Table":
+            self.definitions = obj.get("columnDefinitions") or self.definitions
+            obj["columnDefinitions"] = self.definitions
             text = self.columns.render(self.rows(t, obj, headers=headers, prefix=False))
         else:
             items = obj.get("items", [obj]) if str(obj.get("kind", "")).endswith("List") else [obj]
