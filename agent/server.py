@@ -29,6 +29,7 @@ from apiserver.api import errors
 
 log = logging.getLogger("server")
 CLIENT_NAME = "kube-apiserver-kubelet-client"
+logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # it tells of every connection
 Scope = MutableMapping[str, Any]
 JSON_TYPE = b"application/json"
 TEXT_TYPE = b"text/plain; charset=utf-8"
@@ -38,10 +39,12 @@ class PeerProtocol(HttpToolsProtocol):
     """Puts the common name of the client's certificate into the scope, and refuses WebSockets of strangers."""
 
     peer = ""
+    is_tls = False
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         tls = transport.get_extra_info("ssl_object")
+        self.is_tls = tls is not None
         certificate = (tls.getpeercert() or {}) if tls is not None else {}
         self.peer = next((value for part in certificate.get("subject", ()) for key, value in part if key == "commonName"), "")
 
@@ -50,7 +53,7 @@ class PeerProtocol(HttpToolsProtocol):
         self.scope["peer"] = self.peer  # type: ignore[typeddict-unknown-key]
 
     def handle_websocket_upgrade(self) -> None:
-        if self.peer == CLIENT_NAME or not self.config.is_ssl:
+        if self.peer == CLIENT_NAME or not self.is_tls:
             super().handle_websocket_upgrade()
             return
         word, body = (b"403 Forbidden", b"Forbidden") if self.peer else (b"401 Unauthorized", b"Unauthorized")
