@@ -117,6 +117,7 @@ class Agent:
             self._spawn(self.own_pods.run())
             await self.own_pods.synced()
             self.pods.adopt_orphans()
+            app.pods_known.set()
             log.info("node %s is ready: %d pods", c.node_name, len(self.own_pods.store))
             gc.collect()
             gc.freeze()

@@ -31,6 +31,7 @@ log = logging.getLogger("server")
 CLIENT_NAME = "kube-apiserver-kubelet-client"
 logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # it tells of every connection
 Scope = MutableMapping[str, Any]
+PODS_KNOWN_TIMEOUT_S = 20.0
 JSON_TYPE = b"application/json"
 TEXT_TYPE = b"text/plain; charset=utf-8"
 
@@ -91,6 +92,7 @@ class App:
 
     def __init__(self, pods: Pods, runtime: cri.RuntimeService, node_name: str, now: Callable[[], float], *, secure: bool = True) -> None:
         self._pods, self._runtime, self._node, self._now, self._secure = pods, runtime, node_name, now, secure
+        self.pods_known = asyncio.Event()  # set by whoever fills `pods`: until then a pod that is not there may only not be known yet
         self._routes: dict[str, Callable[[Scope, Sequence[str], Any, Any], Awaitable[None]]] = {
             "healthz": self._healthz, "pods": self._list_pods, "metrics": self._metrics, "stats": self._stats, "containerLogs": self._logs,
         }  # fmt: skip
@@ -106,6 +108,7 @@ class App:
                 await receive()  # websocket.connect
                 if name not in self._sockets:
                     raise HttpError(404, "404 page not found")
+                await self._wait_for_pods()
                 await self._sockets[name](scope, parts[1:], receive, send)
                 return
             self._admit(scope, name)
@@ -115,6 +118,8 @@ class App:
                 raise HttpError(404, "404 page not found")
             if scope["method"] not in ("GET", "HEAD"):
                 raise HttpError(405, "method not allowed")
+            if name not in ("healthz", "metrics"):
+                await self._wait_for_pods()
             await self._routes[name](scope, parts[1:], receive, send)
         except HttpError as e:
             await _refuse(scope, send, e.code, str(e))
@@ -124,6 +129,14 @@ class App:
             log.exception("%s %s", scope.get("method", "WS"), scope["path"])
             with contextlib.suppress(Exception):
                 await _refuse(scope, send, 500, "internal error: see the node's log")
+
+    async def _wait_for_pods(self) -> None:
+        """An agent that has just been restarted listens before it knows its pods. Raises HttpError."""
+        try:
+            async with asyncio.timeout(PODS_KNOWN_TIMEOUT_S):
+                await self.pods_known.wait()
+        except TimeoutError:
+            raise HttpError(503, "the node's agent is starting and does not know its pods yet") from None
 
     def _admit(self, scope: Scope, name: str) -> None:
         if not self._secure or name == "healthz":
