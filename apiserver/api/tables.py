@@ -18,22 +18,20 @@ Cells = Callable[[JSON, float], list[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """`columns`: names divided by "|"; those marked "+" are shown with -o wide only. `cells` gives one value for each."""
+    """`columns`: names divided by "|"; those marked "+" are shown with -o wide only, those marked "#" are integers. `cells` gives one value for each."""
 
     columns: str
     cells: Cells
 
     def definitions(self) -> list[JSON]:
-        return [_definition(name.removeprefix("+"), 1 if name.startswith("+") else 0) for name in self.columns.split("|")]
+        return [_definition(mark) for mark in self.columns.split("|")]
 
 
-_NUMBERS = frozenset(("Data", "Secrets", "Desired", "Current", "Up-to-date", "Available", "Value", "Webhooks", "Revision", "Allowed Disruptions", "MinPods", "MaxPods", "Replicas"))
-
-
-def _definition(name: str, priority: int) -> JSON:
+def _definition(mark: str) -> JSON:
+    name = mark.lstrip("+#")
     return {
-        "name": name, "type": "integer" if name in _NUMBERS else "string", "format": "name" if name == "Name" else "",
-        "description": f"{name} of the object, as kubectl get shows it", "priority": priority,
+        "name": name, "type": "integer" if "#" in mark else "string", "format": "name" if name == "Name" else "",
+        "description": f"{name} of the object, as kubectl get shows it", "priority": 1 if "+" in mark else 0,
     }
 
 
@@ -305,8 +303,8 @@ def _pod_template(obj: JSON, now: float) -> list[Any]:
 
 DEFAULT = Table("Name|Age", _default)
 _CREATED = Table("Name|Created At", _created)
-_EVENT_COLUMNS = "Last Seen|Type|Reason|Object|+Subobject|+Source|Message|+First Seen|+Count|+Name"
-_HPA_COLUMNS = "Name|Reference|Targets|MinPods|MaxPods|Replicas|Age"
+_EVENT_COLUMNS = "Last Seen|Type|Reason|Object|+Subobject|+Source|Message|+First Seen|+#Count|+Name"
+_HPA_COLUMNS = "Name|Reference|Targets|MinPods|#MaxPods|#Replicas|Age"
 _BINDING = Table("Name|Role|Age|+Users|+Groups|+ServiceAccounts", _role_binding)
 
 
@@ -319,17 +317,17 @@ TABLES: dict[Resource, Table] = {
     kinds.EVENTS_V1: Table(_EVENT_COLUMNS, _event_v1),
     kinds.ENDPOINTSLICES: Table("Name|AddressType|Ports|Endpoints|Age", _endpoint_slice),
     kinds.ENDPOINTS: Table("Name|Endpoints|Age", _endpoints),
-    kinds.CONFIGMAPS: Table("Name|Data|Age", _config_map),
-    kinds.SECRETS: Table("Name|Type|Data|Age", _secret),
-    kinds.SERVICEACCOUNTS: Table("Name|Secrets|Age", _service_account),
+    kinds.CONFIGMAPS: Table("Name|#Data|Age", _config_map),
+    kinds.SECRETS: Table("Name|Type|#Data|Age", _secret),
+    kinds.SERVICEACCOUNTS: Table("Name|#Secrets|Age", _service_account),
     kinds.LEASES: Table("Name|Holder|Age", _lease),
-    kinds.DEPLOYMENTS: Table("Name|Ready|Up-to-date|Available|Age|+Containers|+Images|+Selector", table_workloads.deployment),
-    kinds.REPLICASETS: Table("Name|Desired|Current|Ready|Age|+Containers|+Images|+Selector", table_workloads.replica_set),
-    kinds.REPLICATIONCONTROLLERS: Table("Name|Desired|Current|Ready|Age|+Containers|+Images|+Selector", table_workloads.replica_set),
-    kinds.DAEMONSETS: Table("Name|Desired|Current|Ready|Up-to-date|Available|Node Selector|Age|+Containers|+Images|+Selector", table_workloads.daemon_set),
+    kinds.DEPLOYMENTS: Table("Name|Ready|#Up-to-date|#Available|Age|+Containers|+Images|+Selector", table_workloads.deployment),
+    kinds.REPLICASETS: Table("Name|#Desired|#Current|#Ready|Age|+Containers|+Images|+Selector", table_workloads.replica_set),
+    kinds.REPLICATIONCONTROLLERS: Table("Name|#Desired|#Current|#Ready|Age|+Containers|+Images|+Selector", table_workloads.replica_set),
+    kinds.DAEMONSETS: Table("Name|#Desired|#Current|#Ready|#Up-to-date|#Available|Node Selector|Age|+Containers|+Images|+Selector", table_workloads.daemon_set),
     kinds.STATEFULSETS: Table("Name|Ready|Age|+Containers|+Images", table_workloads.stateful_set),
     kinds.JOBS: Table("Name|Status|Completions|Duration|Age|+Containers|+Images|+Selector", table_workloads.job),
-    kinds.CRONJOBS: Table("Name|Schedule|Timezone|Suspend|Active|Last Schedule|Age|+Containers|+Images|+Selector", table_workloads.cron_job),
+    kinds.CRONJOBS: Table("Name|Schedule|Timezone|Suspend|#Active|Last Schedule|Age|+Containers|+Images|+Selector", table_workloads.cron_job),
     kinds.INGRESSES: Table("Name|Class|Hosts|Address|Ports|Age", _ingress),
     kinds.INGRESSCLASSES: Table("Name|Controller|Parameters|Age", _ingress_class),
     kinds.NETWORKPOLICIES: Table("Name|Pod-Selector|Age", _network_policy),
@@ -338,10 +336,10 @@ TABLES: dict[Resource, Table] = {
     ),
     kinds.PERSISTENTVOLUMECLAIMS: Table("Name|Status|Volume|Capacity|Access Modes|StorageClass|VolumeAttributesClass|Age|+VolumeMode", _claim),
     kinds.STORAGECLASSES: Table("Name|Provisioner|ReclaimPolicy|VolumeBindingMode|AllowVolumeExpansion|Age", _storage_class),
-    kinds.PRIORITYCLASSES: Table("Name|Value|Global-Default|Age|PreemptionPolicy", _priority_class),
+    kinds.PRIORITYCLASSES: Table("Name|#Value|Global-Default|Age|PreemptionPolicy", _priority_class),
     kinds.ROLES: _CREATED, kinds.CLUSTERROLES: _CREATED, kinds.LIMITRANGES: _CREATED, kinds.CUSTOMRESOURCEDEFINITIONS: _CREATED,
     kinds.ROLEBINDINGS: _BINDING, kinds.CLUSTERROLEBINDINGS: _BINDING,
-    kinds.PODDISRUPTIONBUDGETS: Table("Name|Min Available|Max Unavailable|Allowed Disruptions|Age", _budget),
+    kinds.PODDISRUPTIONBUDGETS: Table("Name|Min Available|Max Unavailable|#Allowed Disruptions|Age", _budget),
     kinds.HORIZONTALPODAUTOSCALERS: Table(_HPA_COLUMNS, _autoscaler),
     kinds.HORIZONTALPODAUTOSCALERS_V1: Table(_HPA_COLUMNS, _autoscaler_v1),
     kinds.CERTIFICATESIGNINGREQUESTS: Table("Name|Age|SignerName|Requestor|RequestedDuration|Condition", _signing_request),
@@ -349,8 +347,8 @@ TABLES: dict[Resource, Table] = {
     kinds.RESOURCEQUOTAS: Table("Name|Request|Limit|Age", _quota),
     kinds.COMPONENTSTATUSES: Table("Name|Status|Message|Error", _component),
     kinds.RUNTIMECLASSES: Table("Name|Handler|Age", _runtime_class),
-    kinds.MUTATINGWEBHOOKCONFIGURATIONS: Table("Name|Webhooks|Age", _webhooks),
-    kinds.VALIDATINGWEBHOOKCONFIGURATIONS: Table("Name|Webhooks|Age", _webhooks),
-    kinds.CONTROLLERREVISIONS: Table("Name|Controller|Revision|Age", _revision),
+    kinds.MUTATINGWEBHOOKCONFIGURATIONS: Table("Name|#Webhooks|Age", _webhooks),
+    kinds.VALIDATINGWEBHOOKCONFIGURATIONS: Table("Name|#Webhooks|Age", _webhooks),
+    kinds.CONTROLLERREVISIONS: Table("Name|Controller|#Revision|Age", _revision),
     kinds.PODTEMPLATES: Table("Name|Containers|Images|Pod Labels", _pod_template),
 }

@@ -116,6 +116,12 @@ _SCALARS = (
 SCALARS = _SCALARS.split()
 
 
+def test_keys_are_read_as_kubectl_reads_them(recorder):
+    text = "apiVersion: example.com/v1\nkind: Foo\nmetadata: {name: a}\nspec: {1: a, y: b, 1.5: c, off: d, 0x10: e, 2020-01-01: f, 'yes': g}\n"
+    theirs = json.loads(run(recorder, "annotate", "--local", "-f", "-", "x=y", "-o", "json", stdin=text))["spec"]
+    assert manifests.load(text, "f")[0].obj["spec"] == theirs
+
+
 def test_scalars_are_read_as_kubectl_reads_them(recorder):
     text = "apiVersion: example.com/v1\nkind: Foo\nmetadata: {name: a}\nspec:\n" + "".join(f"  k{position}: {scalar}\n" for position, scalar in enumerate(SCALARS))
     theirs = json.loads(run(recorder, "annotate", "--local", "-f", "-", "x=y", "-o", "json", stdin=text))["spec"]
