@@ -45,12 +45,12 @@ def open_socket(spec: dict) -> socket.socket:
         family = socket.AF_INET6 if ":" in spec["address"] else socket.AF_INET
         s = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        where: tuple[str, int] | str = (spec["address"], spec["port"])
+        where: object = (spec["address"], spec["port"])
     else:
         s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         where = spec["path"]
         try:
-            os.unlink(where)
+            os.unlink(spec["path"])
         except FileNotFoundError:
             pass
     try:

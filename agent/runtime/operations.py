@@ -39,14 +39,14 @@ class JoinCgroups(namedtuple("JoinCgroups", "files")):
         return f"join cgroups {', '.join(self.files)}"
 
     def execute(self) -> None:
-        for path in self.files:
-            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-            try:
+        path = ""
+        try:
+            for path in self.files:
+                fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
                 os.write(fd, b"0")
-            except OSError as e:
-                raise OSError(e.errno, f"cannot join cgroup {path}: {os.strerror(e.errno or 0).lower()}") from e
-            finally:
                 os.close(fd)
+        except OSError as e:
+            raise OSError(e.errno, f"cannot join cgroup {path}: {os.strerror(e.errno or 0).lower()}") from e
 
 
 class JoinNamespaces(namedtuple("JoinNamespaces", "fds flags")):
@@ -146,7 +146,10 @@ class Mount(namedtuple("Mount", "source target fstype flags data attributes")):
         try:
             syscalls.mount(self.source, self.target, self.fstype, self.flags, self.data)
         except FileNotFoundError:
-            make_target(self.target, True)
+            try:
+                os.mkdir(self.target, 0o755)  # the usual case, without a walk
+            except OSError:
+                make_target(self.target, True)
             syscalls.mount(self.source, self.target, self.fstype, self.flags, self.data)
         if self.attributes:
             syscalls.mount_setattr(self.target, self.attributes)

@@ -54,9 +54,12 @@ class Sandboxes:
                         os.close(fd)
                 else:
                     fds[sandbox_id] = got
+        living = {c.sandbox_id: c.pid for c in self._state.load()[0] if c.state == "running" and state.start_time(c.pid) == c.start_time}
         for record in self._state.load_sandboxes():
             sandbox_id = record["config"]["id"]
             got = fds.pop(sandbox_id, [])
+            if len(got) < 3 and sandbox_id in living and not record["config"].get("shared_pid"):
+                got = self._recover(sandbox_id, living[sandbox_id])
             if len(got) < 3 and record["state"] == "ready":
                 say(f"sandbox {sandbox_id}: its namespaces are lost, it is not ready any more", "WARNING")
                 record["state"] = "notready"
@@ -65,6 +68,20 @@ class Sandboxes:
         for orphaned in fds.values():
             for fd in orphaned:
                 os.close(fd)
+
+    def _recover(self, sandbox_id: str, pid: int) -> list[int]:
+        """The guard has died too: what a container still runs in (namespaces(7), /proc/<pid>/ns) is the sandbox. [] where the container ends meanwhile."""
+        got: list[int] = []
+        try:
+            for name in namespaces.PodNamespaces._fields:
+                got.append(os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC))
+        except (FileNotFoundError, ProcessLookupError):
+            for fd in got:
+                os.close(fd)
+            return []
+        if self._guard is not None:
+            self._guard.put(f"sandbox/{sandbox_id}", got)
+        return got
 
     def hand_over(self) -> dict[str, list[int]]:
         return {i: [*s.fds, *([s.pid_fd] if s.pid_fd >= 0 else [])] for i, s in self._all.items() if s.fds}

@@ -130,8 +130,16 @@ def kill_pids(pids: list[int]) -> None:
 
 def remove_tree(top: str) -> None:
     """rmdir of a cgroup directory and those below it (its files are the kernel's). Retries while the dead are still leaving. Raises OSError after REMOVE_DEADLINE_S."""
+    try:
+        os.rmdir(top)
+        return
+    except FileNotFoundError:
+        return
+    except OSError:
+        folders = [folder for folder, _, _ in os.walk(top, topdown=False)]
     deadline = time.monotonic() + REMOVE_DEADLINE_S
-    for folder, _, _ in list(os.walk(top, topdown=False)) or [(top, [], [])]:
+    for folder in folders:
+        pause_s = 0.0001
         while True:
             try:
                 os.rmdir(folder)
@@ -140,6 +148,7 @@ def remove_tree(top: str) -> None:
             except OSError as e:
                 if e.errno != errno.EBUSY or time.monotonic() > deadline:
                     raise OSError(e.errno, f"cannot remove cgroup {folder}: {os.strerror(e.errno or 0).lower()}") from e
-                time.sleep(0.002)
+                time.sleep(pause_s)
+                pause_s = min(pause_s * 2, 0.01)
                 continue
             break

@@ -169,8 +169,7 @@ class DriverV1(base.Driver):
 
     def remove(self, path: str) -> None:
         for h in self._all:
-            if os.path.isdir(f"{h.mountpoint}/{path}"):
-                base.remove_tree(f"{h.mountpoint}/{path}")
+            base.remove_tree(f"{h.mountpoint}/{path}")
 
 
 def _shown(h: Hierarchy) -> tuple[str, str, tuple[str, ...]]:

@@ -111,8 +111,7 @@ class DriverV2(base.Driver):
         )
 
     def remove(self, path: str) -> None:
-        if os.path.isdir(f"{self._root}/{path}"):
-            base.remove_tree(f"{self._root}/{path}")
+        base.remove_tree(f"{self._root}/{path}")
 
 
 def settings(resources: Mapping[str, Any]) -> dict[str, str]:
