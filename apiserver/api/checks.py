@@ -17,6 +17,7 @@ GO_TYPES = {
     "double": "float64", "bytes": "[]uint8", "time": "v1.Time", "micro-time": "v1.MicroTime", "quantity": "resource.Quantity", "int-or-string": "intstr.IntOrString",
     "object": "map[string]interface {}", "any": "interface {}",
 }
+MAX_DEPTH = 128  # of free-form values; orjson refuses to encode at about twice that
 _NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/=]")
 _BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 
@@ -100,10 +101,22 @@ def _int_or_string(value: Any) -> bool:
 
 
 def _object(value: Any) -> bool:
-    return value.__class__ is dict or value is None
+    return (value.__class__ is dict and _any(value)) or value is None
 
 
 def _any(value: Any) -> bool:
+    """Anything, but not deeper than it could be written back. Raises RecursionError, which check_fields answers."""
+    if value.__class__ in (dict, list) and _deeper_than(value, MAX_DEPTH):
+        raise RecursionError(f"nested deeper than {MAX_DEPTH}")
+    return True
+
+
+def _deeper_than(value: Any, limit: int) -> bool:
+    level = [value]
+    for _ in range(limit):
+        level = [inner for one in level for inner in (one.values() if one.__class__ is dict else one) if inner.__class__ in (dict, list)]
+        if not level:
+            return False
     return True
 
 

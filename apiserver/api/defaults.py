@@ -18,8 +18,11 @@ JSON = dict[str, Any]
 
 
 def apply(resource: Resource, obj: JSON) -> None:
-    """Defaults a document in place. Explicit nulls of the top levels count as absent and go."""
-    _drop_nulls(obj)
+    """Defaults a document in place. Explicit nulls count as absent and go. Raises BadRequest for a document too deep to walk."""
+    try:
+        _drop_nulls(obj)
+    except RecursionError as err:
+        raise BadRequest(f"{resource.kind}: exceeded max depth") from err
     default = _DEFAULTS.get(resource)
     if default is not None:
         default(obj)

@@ -39,7 +39,14 @@ def json_patch(doc: JSON, ops: Any) -> Any:
 
 
 def merge_patch(doc: Any, patch: Any) -> Any:
-    """RFC 7386: null removes, objects merge, everything else replaces."""
+    """RFC 7386: null removes, objects merge, everything else replaces. Raises BadRequest for a patch too deep to walk."""
+    try:
+        return _merge_patch(doc, patch)
+    except RecursionError as err:
+        raise BadRequest("the patch is nested too deeply") from err
+
+
+def _merge_patch(doc: Any, patch: Any) -> Any:
     if not isinstance(patch, dict):
         return patch
     result = dict(doc) if isinstance(doc, dict) else {}
@@ -47,7 +54,7 @@ def merge_patch(doc: Any, patch: Any) -> Any:
         if value is None:
             result.pop(key, None)
         else:
-            result[key] = merge_patch(result.get(key), value)
+            result[key] = _merge_patch(result.get(key), value)
     return result
 
 
@@ -57,7 +64,10 @@ def strategic_merge(resource: Resource, doc: JSON, patch: JSON) -> JSON:
         raise BadRequest("cannot decode the strategic merge patch: expected an object")
     definition = schema.for_resource(resource)
     root = Type("struct", definition.name) if definition else Type("any")
-    return _merge_map(doc, patch, root)
+    try:
+        return _merge_map(doc, patch, root)
+    except RecursionError as err:
+        raise BadRequest("the patch is nested too deeply") from err
 
 
 def three_way_strategic(resource: Resource, original: JSON, modified: JSON, current: JSON) -> JSON:

@@ -94,15 +94,24 @@ def check_fields(resource: Resource, obj: JSON) -> list[str]:
 
     A value of the wrong type raises BadRequest at once, whatever fieldValidation asks: `Pod in version "v1" cannot be handled as a Pod: json: cannot unmarshal …`.
     """
+    return check_fields_of((resource.group, resource.version, resource.kind), obj)
+
+
+def check_fields_of(gvk: tuple[str, str, str], obj: JSON) -> list[str]:
+    """check_fields for kinds that are no resources: ("policy", "v1", "Eviction"), ("autoscaling", "v1", "Scale"), ("", "v1", "DeleteOptions")."""
+    _, version, kind = gvk
     if not isinstance(obj, dict):
-        raise BadRequest(f"the object provided is unrecognized (must be of type {resource.kind}): got a JSON {checks.json_kind(obj)}")
-    found = for_resource(resource)
-    if found is None or _checker(found.name)(obj):
-        return []
+        raise BadRequest(f"the object provided is unrecognized (must be of type {kind}): got a JSON {checks.json_kind(obj)}")
+    found = definition(gvk)
+    refusal = f'{kind} in version "{version}" cannot be handled as a {kind}'
     try:
+        if found is None or _checker(found.name)(obj):
+            return []
         return [f'unknown field "{path}"' for path in _walk(found, obj, "")]
     except checks.WrongType as err:
-        raise BadRequest(f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}: {err}') from err
+        raise BadRequest(f"{refusal}: {err}") from err
+    except RecursionError as err:
+        raise BadRequest(f"{refusal}: exceeded max depth") from err
 
 
 def check_types(resource: Resource, obj: JSON) -> None:

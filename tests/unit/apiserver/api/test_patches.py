@@ -160,6 +160,15 @@ def test_a_port_over_two_protocols_survives():
     assert patches.strategic_merge(kinds.SERVICES, service(udp), patch) == service(udp, tcp)
 
 
+def test_a_patch_too_deep_is_a_bad_request():
+    deep = {}
+    for _ in range(5000):
+        deep = {"a": deep}
+    for apply in (patches.merge_patch, lambda doc, patch: patches.strategic_merge(kinds.PODS, doc, patch)):
+        with pytest.raises(BadRequest, match="nested too deeply"):
+            apply({}, {"x": deep})
+
+
 # ---- properties
 
 words = st.sampled_from(["a", "b", "c", "d", "e"])

@@ -88,6 +88,26 @@ def test_bodies_that_are_no_objects():
             schema.check_fields(kinds.PODS, body)
 
 
+def nested(depth):
+    value = {}
+    for _ in range(depth):
+        value = {"a": value}
+    return value
+
+
+def test_depth_has_an_end():
+    assert schema.check_fields(kinds.CONTROLLERREVISIONS, {"data": nested(50)}) == []
+    for resource, obj in ((kinds.CONTROLLERREVISIONS, {"data": nested(900)}), (kinds.PODS, {"metadata": {"managedFields": [{"fieldsV1": nested(900)}]}})):
+        with pytest.raises(BadRequest, match="exceeded max depth"):
+            schema.check_fields(resource, obj)
+
+
+def test_kinds_that_are_no_resources():
+    assert schema.check_fields_of(("policy", "v1", "Eviction"), {"deleteOptions": {"gracePeriodSeconds": 1, "x": 2}}) == ['unknown field "deleteOptions.x"']
+    with pytest.raises(BadRequest, match=r"DeleteOptions\.gracePeriodSeconds of type int64"):
+        schema.check_fields_of(("", "v1", "DeleteOptions"), {"gracePeriodSeconds": "1"})
+
+
 def test_duplicate_fields():
     assert schema.duplicate_fields(b'{"a":{"b":1,"b":2,"c":[{"d":1,"d":{}}]},"a2":1}') == ['duplicate field "a.b"', 'duplicate field "a.c[0].d"']
     assert schema.duplicate_fields(b'{"a":1,"b":{"a":1}}') == []
