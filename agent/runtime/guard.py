@@ -45,7 +45,7 @@ def open_socket(spec: dict) -> socket.socket:
         family = socket.AF_INET6 if ":" in spec["address"] else socket.AF_INET
         s = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        where: object = (spec["address"], spec["port"])
+        where: tuple[str, int] | str = (spec["address"], spec["port"])
     else:
         s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         where = spec["path"]
@@ -79,10 +79,11 @@ class Process:
         self.restarts += 1
         self.started = time.monotonic()
         out = self._open_log()
+        guard_pid = os.getpid()
         pid = os.fork()
         if pid == 0:
             try:
-                self._exec(out)
+                self._exec(out, guard_pid)
             except BaseException as e:  # noqa: BLE001 — the child must never return into the guard's loop
                 os.write(2, f"guard: cannot start {self.name}: {e}\n".encode())
             os._exit(127)
@@ -99,8 +100,10 @@ class Process:
             pass
         return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
 
-    def _exec(self, out: int) -> None:
+    def _exec(self, out: int, guard_pid: int) -> None:
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != guard_pid:  # it died before the line above
+            os._exit(1)
         signal.set_wakeup_fd(-1)
         for s in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
             signal.signal(s, signal.SIG_DFL)
