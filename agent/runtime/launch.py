@@ -7,6 +7,7 @@ of file is execve's success.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -57,11 +58,11 @@ def _become(operations: list, status_fd: int) -> None:
         os.umask(0)  # modes are the plan's; the container's own umask comes with its identity
         for what in operations:
             what.execute()
-        message, number = "the plan ended without execve", 5
+        message, number = "the plan ended without execve", errno.EINVAL
     except OSError as e:
-        message, number = error_text(e, what.describe() if what else "start"), e.errno or 5
+        message, number = error_text(e, what.describe() if what else "start"), e.errno or errno.EIO
     except BaseException as e:  # noqa: BLE001 — a child must report and end, whatever it was
-        message, number = f"cannot {what.describe() if what else 'start'}: {type(e).__name__}: {e}", 5
+        message, number = f"cannot {what.describe() if what else 'start'}: {type(e).__name__}: {e}", errno.EIO
     try:
         socket.socket(fileno=status_fd).send(json.dumps({"errno": number, "message": message[:60_000]}).encode(), socket.MSG_NOSIGNAL)
     finally:
@@ -78,7 +79,10 @@ def error_text(e: OSError, what: str) -> str:
 
 def read_status(status: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
     """The child's next word, {} at the end of file. Raises BlockingIOError on a non-blocking socket."""
-    got = wire.receive(status)
+    try:
+        got = wire.receive_or_reset(status)
+    except ConnectionResetError:  # it ended before it had read "go": what it said, if anything, comes after this
+        got = wire.receive(status) or ({"errno": errno.ECHILD, "message": "cannot start: the process died while it was set up"}, [])
     return ({}, []) if got is None else got
 
 

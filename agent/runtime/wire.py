@@ -47,9 +47,14 @@ def _sendmsg(s: socket.socket, data: bytes, fds: Sequence[int]) -> None:
 def receive(s: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
     """The next message and its descriptors (close-on-exec, the caller's to close); None where the peer is gone. Raises BlockingIOError, ValueError for what is not ours."""
     try:
-        data, control, flags, _ = s.recvmsg(PACKET_BYTES, socket.CMSG_SPACE(4 * (MAX_FDS + 1)), socket.MSG_CMSG_CLOEXEC)
+        return receive_or_reset(s)
     except (ConnectionResetError, BrokenPipeError):
         return None
+
+
+def receive_or_reset(s: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+    """As `receive`, but a peer that left without reading all it was sent raises ConnectionResetError, once, before what it had sent itself can be read (unix(7))."""
+    data, control, flags, _ = s.recvmsg(PACKET_BYTES, socket.CMSG_SPACE(4 * (MAX_FDS + 1)), socket.MSG_CMSG_CLOEXEC)
     fds: list[int] = []
     for level, kind, payload in control:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:

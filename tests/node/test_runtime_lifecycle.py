@@ -90,6 +90,19 @@ async def test_other_things_that_go_wrong_at_the_start_name_themselves(host, tmp
         await host.runtime.start_container(container_id)
 
 
+async def test_a_set_up_that_fails_is_never_taken_for_a_start(host):
+    """Whether the child has read the parent's word by then or not."""
+    sandbox = await host.sandbox()
+
+    def early(s):
+        s["mounts"].insert(0, {"destination": "/x", "type": "nofs", "source": "x", "options": []})
+
+    ids = [await host.create(["true"], early, sandbox_id=sandbox) for _ in range(30)]
+    results = await asyncio.gather(*(host.runtime.start_container(i) for i in ids), return_exceptions=True)
+    assert {type(r) for r in results} == {cri.StartError}
+    assert {(s.state, s.reason) for s in await host.runtime.list_containers()} == {("exited", "StartError")}
+
+
 async def test_wrong_specs_are_refused_by_name_and_leave_nothing(host):
     sandbox = await host.sandbox()
     for change, text in (
