@@ -108,6 +108,7 @@ class ApiServer:
             self._start_jobs(app)
             gc.collect()
             gc.freeze()
+            gc.enable()
             host, port = self.listening.getsockname()[:2]
             log.info("serving on https://%s:%d after %.0f ms (store %s)", host, port, (time.monotonic() - began) * 1e3, self.flags.storage_backend)
 
@@ -228,6 +229,7 @@ async def compact_for_ever(store: base.Store, interval_s: float) -> None:
 
 
 def main(argv: list[str]) -> int:
+    gc.disable()  # until started: what is made by then stays
     from apiserver.rest import server
 
     try:
