@@ -39,7 +39,8 @@ def superfluous(points: Sequence[str], needed: Iterable[str], trees: Iterable[st
 
 
 def enter(writable: Sequence[str], readable: Sequence[str]) -> None:
-    """`writable`: [run directory, data directory]; `readable`: files and directories that this program needs. Raises OSError."""
+    """`writable`: [run directory, data directory]; `readable`: files and directories that this program needs. What other mounts hold is out of sight from then on: image
+    layers lie in the data directory (mount sources come as descriptors). Raises OSError."""
     syscalls.unshare(syscalls.CLONE_NEWNS)
     syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE)
     with open("/proc/self/maps", encoding="utf-8") as f:

@@ -68,7 +68,8 @@ class Host:
         self.run_dir = tempfile.mkdtemp(prefix="mk-", dir="/run")
         self.data_dir = tempfile.mkdtemp(prefix="mk-", dir="/dev/shm")
         self.cgroup = f"{self.name}/node"
-        self.layer = busybox()
+        self.layer = os.path.join(self.data_dir, "busybox")  # where the zygote sees it whatever else is mounted here
+        shutil.copytree(busybox(), self.layer, symlinks=True)
         python = [sys.executable, "-I", "-S", "-E"]
         zygote = [*python, str(RUNTIME / "zygote.py"), self.run_dir, "--data-dir", self.data_dir, "--cgroup", self.cgroup, *zygote_flags]
         processes = [("logger", [*python, str(RUNTIME / "logger.py"), self.run_dir]), ("zygote", zygote)]

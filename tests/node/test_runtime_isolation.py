@@ -1,6 +1,7 @@
 """What a container sees, asked from inside it."""
 
 import os
+import pathlib
 import re
 
 import pytest
@@ -162,7 +163,7 @@ async def test_bind_mounts(host, tmp_path):
 
 async def test_an_image_cannot_lead_a_mount_out_of_its_root(host, tmp_path):
     """Its symlinks are followed inside its own root."""
-    layer = tmp_path / "layer"
+    layer = pathlib.Path(host.data_dir, "layer")
     (layer / "etc").mkdir(parents=True)
     (layer / "etc/target").symlink_to("/../../../../../../../../../../tmp/minik-escape-probe/file")
     (tmp_path / "source").write_text("inside")
@@ -177,10 +178,10 @@ async def test_an_image_cannot_lead_a_mount_out_of_its_root(host, tmp_path):
     assert not os.path.exists("/tmp/minik-escape-probe")
 
 
-async def test_many_layers_with_long_paths(host, tmp_path):
+async def test_many_layers_with_long_paths(host):
     layers = []
     for i in range(90):
-        layer = tmp_path / ("layer-" + "x" * 60 + f"-{i}")
+        layer = pathlib.Path(host.data_dir, "layer-" + "x" * 60 + f"-{i}")
         layer.mkdir()
         (layer / "which").write_text(str(i))
         (layer / f"only-{i}").write_text("")
