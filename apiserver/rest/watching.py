@@ -21,7 +21,7 @@ from apiserver.store.cache import Selection, Watcher, WatchEvent
 
 BOOKMARK_INTERVAL_S = 60.0
 MIN_TIMEOUT_S = 1800.0
-_PACE_PER_WATCHER_S, _MAX_PACE_S = 0.00005, 0.02
+_PACE_PER_WATCHER_S, _MAX_PACE_S = 0.0001, 0.025
 _INITIAL_PIECE = 500
 Encode = Callable[[Sequence[WatchEvent]], bytes]
 
