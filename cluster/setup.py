@@ -84,8 +84,8 @@ def make_venv(kind: str) -> None:
 
 def slice_schema() -> None:
     lock = ROOT / "requirements-schema.lock"
-    builder = ROOT / "apiserver" / "api" / "build_schema.py"
-    digest = hashlib.sha256(lock.read_bytes() + builder.read_bytes()).hexdigest()
+    sources = [ROOT / "apiserver" / "api" / name for name in ("build_schema.py", "build_openapi.py", "kinds.py")]
+    digest = hashlib.sha256(b"".join(p.read_bytes() for p in [lock, *sources])).hexdigest()
     stamp = SCHEMA_DIR / ".stamp"
     if stamp.exists() and stamp.read_text() == digest:
         return

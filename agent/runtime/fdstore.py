@@ -10,7 +10,10 @@ from __future__ import annotations
 import json
 import os
 import socket
-from typing import Any
+
+TYPE_CHECKING = False  # the zygote imports this module and has no room for typing
+if TYPE_CHECKING:
+    from typing import Any
 
 MAX_PACKET_BYTES = 128 * 1024
 MAX_FDS = 253
