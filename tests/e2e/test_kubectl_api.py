@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -23,9 +24,8 @@ def server(tmp_path_factory):
     assert process.stop() == 0, process.log.read_text()
 
 
-@pytest.fixture(scope="module")
-def node(server):
-    """A Node object whose server is real."""
+def start_node(server):
+    """A Node object whose server is real; answers its process."""
     process = subprocess.Popen([sys.executable, "-m", "tests.e2e.node_server", str(server.pki)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     port = int(process.stdout.readline())
     body = {"kind": "Node", "apiVersion": "v1", "metadata": {"name": NODE}}
@@ -33,6 +33,12 @@ def node(server):
     status = {"addresses": [{"type": "InternalIP", "address": "127.0.0.1"}], "daemonEndpoints": {"kubeletEndpoint": {"Port": port}}}
     done = server.request("PATCH", f"/api/v1/nodes/{NODE}/status", {"status": status}, Content_Type="application/merge-patch+json")
     assert done.status == 200, done.body
+    return process
+
+
+@pytest.fixture(scope="module")
+def node(server):
+    process = start_node(server)
     yield process
     process.terminate()
     process.wait(20)
@@ -277,6 +283,46 @@ def test_attach(kubectl, node):
         "PATCH", f"/api/v1/namespaces/{kubectl.namespace}/pods/p/status", {"status": {"phase": "Running"}}, Content_Type="application/merge-patch+json",
     )  # fmt: skip
     assert "hello" in kubectl("attach", "-i", "p", "-c", "c", input="hello\n", check=False).stdout
+
+
+def test_a_log_that_nobody_reads_any_more_is_closed_on_the_node(server, namespace, node):
+    path = f"/api/v1/namespaces/{namespace}/pods"
+    assert server.request("POST", path, pod("p", "endless", node_name=NODE)).status == 201
+    connection = server.connection("admin")
+    connection.request("GET", f"{path}/p/log?follow=true")
+    answer = connection.getresponse()
+    assert answer.read(7) == b"line 1\n"
+    answer.close()
+    connection.close()
+    assert node.stdout.readline() == "left\n"
+
+
+def test_the_servers_stop_ends_logs_and_execs(tmp_path):
+    """What would go on for ever does not keep the server from stopping, nor break it."""
+    own = ApiProcess(tmp_path).start()
+    node = start_node(own)
+    try:
+        wait_for(lambda: own.request("GET", "/api/v1/namespaces/default/serviceaccounts/default").status == 200, "the default service account")
+        assert own.request("POST", "/api/v1/namespaces/default/pods", pod("p", "endless", node_name=NODE)).status == 201
+        started = []
+        for version, words in (("1.33", ["exec", "-i", "p", "--", "cat"]), ("1.27", ["exec", "-i", "p", "--", "cat"]), ("1.33", ["logs", "-f", "p"])):
+            argv = [hosts.kubectl(version), "--kubeconfig", own.kubeconfig(), f"--cache-dir={tmp_path}/cache-{version}", *words]
+            started.append(subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, bufsize=1))
+        for process in started[:2]:
+            process.stdin.write("here\n")
+            assert process.stdout.readline() == "here\n"
+        assert started[2].stdout.readline() == "line 1\n"
+        assert own.stop() == 0
+        for process in started:
+            process.wait(30)
+            process.stdin.close()
+            process.stdout.close()
+        assert "Traceback" not in own.log.read_text()
+    finally:
+        if own.process.poll() is None:
+            own.stop(signal.SIGKILL)
+        node.terminate()
+        node.wait(20)
 
 
 def test_deleting_a_namespace_takes_its_content(kubectl):
