@@ -23,7 +23,8 @@ from agent.images import fetch, model, puller, registry
 from agent.images.store import ImageStore
 from tests.fakes.oci import Layer, digest, write_layout
 
-pytestmark = pytest.mark.skipif(not (shutil.which("docker-registry") and shutil.which("skopeo")), reason="docker-registry and skopeo are needed")
+MISSING = [tool for tool in ("docker-registry", "skopeo") if shutil.which(tool) is None]
+assert not MISSING, f"{' and '.join(MISSING)} not installed: `make setup-dev` installs them"
 
 BASE = Layer().dir("bin").add("bin/app", b"v1", mode=0o755).dir("etc").add("etc/old", b"old").tar()
 TOP = Layer().dir("etc").add("etc/.wh.old").add("etc/new", os.urandom(400_000)).tar()
