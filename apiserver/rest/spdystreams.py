@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
 from apiserver.api import errors
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 PROTOCOLS = ("v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io")
 CHANNELS = {"stdin": 0, "stdout": 1, "stderr": 2, "error": 3, "resize": 4}
+NODE_PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 _OUTWARD = ("stdout", "stderr", "error")
 _CLOSE = b"\xff"
 _STREAMS_TIMEOUT_S = 30.0
@@ -28,31 +29,33 @@ _MAX_PENDING_BYTES = 1 << 18
 
 @contextlib.asynccontextmanager
 async def opened(request: Request, connector: nodes.NodeConnector, address: nodes.Address, target: str) -> AsyncIterator[Relay]:
-    """A relay that is ready to run; the client has its 101. Raises errors while there is still HTTP to say them in; Forbidden, BadRequest for what is not translated."""
-    assert request.target is not None
-    if request.target.subresource == "portforward":
-        raise errors.BadRequest("port-forward over SPDY/3.1 is not served: use a client that port-forwards over WebSocket (kubectl 1.31 and later)")
-    protocol = choose_protocol(request)
+    """A relay that is ready to run; the client has its 101. Raises errors while there is still HTTP to say them in."""
+    protocol = choose_protocol(request, PROTOCOLS)
     socket = await connect(connector, address, target)
     try:
-        assert request.connection is not None
-        client = request.connection.take_over()
-        head = ("HTTP/1.1 101 Switching Protocols", "Connection: Upgrade", "Upgrade: SPDY/3.1", f"X-Stream-Protocol-Version: {protocol}", "", "")
-        client.write("\r\n".join(head).encode())
-        yield Relay(client, socket, _expected(request))
+        yield Relay(switch(request, protocol), socket, _expected(request))
     finally:
         await socket.close()
 
 
-def choose_protocol(request: Request) -> str:
+def switch(request: Request, protocol: str) -> Takeover:
+    """Answers 101 and takes the connection over."""
+    assert request.connection is not None
+    client = request.connection.take_over()
+    head = ("HTTP/1.1 101 Switching Protocols", "Connection: Upgrade", "Upgrade: SPDY/3.1", f"X-Stream-Protocol-Version: {protocol}", "", "")
+    client.write("\r\n".join(head).encode())
+    return client
+
+
+def choose_protocol(request: Request, served: Sequence[str]) -> str:
     """The first of the client's versions that is spoken here. Raises Forbidden naming both lists."""
     offered = [
         version.strip() for name, value in request.scope["headers"] if name == b"x-stream-protocol-version" for version in value.decode("latin-1").split(",") if version.strip()
     ]  # fmt: skip
     for version in offered:
-        if version in PROTOCOLS:
+        if version in served:
             return version
-    raise errors.Forbidden(f"unable to upgrade: unable to negotiate protocol: client supports {offered}, server accepts {list(PROTOCOLS)}")
+    raise errors.Forbidden(f"unable to upgrade: unable to negotiate protocol: client supports {offered}, server accepts {list(served)}")
 
 
 def _expected(request: Request) -> set[str]:
@@ -63,7 +66,7 @@ def _expected(request: Request) -> set[str]:
     return names | {"error"}
 
 
-async def connect(connector: nodes.NodeConnector, address: nodes.Address, target: str) -> ClientConnection:
+async def connect(connector: nodes.NodeConnector, address: nodes.Address, target: str, protocols: Sequence[str] = NODE_PROTOCOLS) -> ClientConnection:
     """The node's side. Raises Unavailable, Timeout, or what the node answered."""
     from websockets.asyncio.client import connect as dial
     from websockets.exceptions import InvalidHandshake, InvalidStatus
@@ -71,7 +74,7 @@ async def connect(connector: nodes.NodeConnector, address: nodes.Address, target
 
     try:
         return await dial(
-            f"wss://{address.netloc}{target}", ssl=connector.tls(), server_hostname=address.host, subprotocols=[Subprotocol("v5.channel.k8s.io"), Subprotocol("v4.channel.k8s.io")],
+            f"wss://{address.netloc}{target}", ssl=connector.tls(), server_hostname=address.host, subprotocols=[Subprotocol(name) for name in protocols],
             compression=None, max_size=None, ping_interval=None, open_timeout=nodes.HEAD_TIMEOUT_S, close_timeout=1, proxy=None,
         )  # fmt: skip
     except InvalidStatus as err:

@@ -1,16 +1,20 @@
 """pods/exec, attach and portforward: an Upgrade from the client, an Upgrade to the node's server, then bytes. A WebSocket is relayed byte for byte, as the node understands what
-the client speaks; SPDY/3.1 (kubectl ≤ 1.30, and later ones as fallback) is translated by spdystreams.py. Owns the query parameters and the copying."""
+the client speaks; SPDY/3.1 (kubectl ≤ 1.30, and later ones as fallback) is translated by spdystreams.py and,
+for port-forward, portforward.py. Owns the query parameters and the copying."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from apiserver.api import errors
-from apiserver.rest import logs, nodes, spdystreams, websocket
+from apiserver.rest import logs, nodes, portforward, spdystreams, websocket
 from apiserver.rest.connection import Takeover
 from apiserver.rest.request import Request
+
+if TYPE_CHECKING:
+    from websockets.asyncio.client import ClientConnection
 
 _FORWARDED = (b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-protocol")
 _STREAMS = (("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty"))
@@ -25,6 +29,10 @@ async def connect(request: Request) -> None:
     connector, address = logs.locate(request, pod)
     if request.connection is None or not (spdy or web):
         raise errors.BadRequest("Upgrade request required")
+    tunnelled = portforward.TUNNEL_PROTOCOL in request.header(b"sec-websocket-protocol")
+    if request.target is not None and request.target.subresource == "portforward" and (spdy or tunnelled):
+        await _forward_ports(request, connector, address, tunnelled=tunnelled)
+        return
     if web:
         await _relay_websocket(request, connector, address, target)
         return
@@ -37,7 +45,7 @@ def _target(request: Request, pod: dict) -> str:
     assert request.target is not None
     what = request.target.subresource
     if what == "portforward":
-        return nodes.target_of(f"/portForward/{request.namespace}/{request.name}", [("port", port) for port in request.query.get("ports", [])])
+        return nodes.target_of(f"/portForward/{request.namespace}/{request.name}", [("ports", port) for port in request.query.get("ports", [])])
     container = logs.choose_container(pod, request.param("container"), need_running=True)
     query = [("command", part) for part in request.query.get("command", [])] if what == "exec" else []
     if what == "exec" and not query:
@@ -63,6 +71,19 @@ async def _relay_websocket(request: Request, connector: nodes.NodeConnector, add
     client = request.connection.take_over()
     client.write(node.head)
     await run(request, copy(client, node))
+
+
+async def _forward_ports(request: Request, connector: nodes.NodeConnector, address: nodes.Address, *, tunnelled: bool) -> None:
+    path = f"/portForward/{request.namespace}/{request.name}"
+
+    async def dial(port: int) -> ClientConnection:
+        return await spdystreams.connect(connector, address, nodes.target_of(path, [("ports", str(port))]), portforward.NODE_PROTOCOLS)
+
+    if tunnelled:
+        client: portforward.Tunnel = portforward.WebSocketTunnel(websocket.WebSocket.accept(request, (portforward.TUNNEL_PROTOCOL,)))
+    else:
+        client = spdystreams.switch(request, spdystreams.choose_protocol(request, (portforward.SPDY_PROTOCOL,)))
+    await run(request, portforward.Forwarder(client, dial).run())
 
 
 async def refusal(node: nodes.RawConnection) -> errors.ApiError:

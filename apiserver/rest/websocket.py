@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from typing import TYPE_CHECKING
+from collections import deque
+from typing import TYPE_CHECKING, Any
 
 from apiserver.api import errors
 
@@ -38,6 +39,7 @@ class WebSocket:
 
         self._stream, self._opcode = stream, Opcode
         self._protocol = ServerProtocol(state=OPEN, max_size=1 << 20)
+        self._received: deque[Any] = deque()
 
     @classmethod
     def accept(cls, request: Request, subprotocols: tuple[str, ...]) -> WebSocket:
@@ -57,21 +59,21 @@ class WebSocket:
     async def read(self) -> bytes | None:
         """The next data frame's payload, None once the peer has closed or broken the protocol."""
         while True:
-            for event in self._protocol.events_received():
-                frame_opcode = getattr(event, "opcode", None)
-                if frame_opcode in (self._opcode.TEXT, self._opcode.BINARY, self._opcode.CONT):
-                    return bytes(event.data)  # type: ignore[union-attr]
-                if frame_opcode == self._opcode.CLOSE:
+            while self._received:
+                event = self._received.popleft()
+                opcode = getattr(event, "opcode", None)
+                if opcode in (self._opcode.TEXT, self._opcode.BINARY, self._opcode.CONT):
+                    return bytes(event.data)
+                if opcode == self._opcode.CLOSE:
                     return None
             data = await self._stream.read()
-            if not data:
+            if not data or self._protocol.parser_exc is not None:
                 return None
             self._protocol.receive_data(data)
+            self._received.extend(self._protocol.events_received())
             for out in self._protocol.data_to_send():
                 if out:
                     self._stream.write(out)
-            if self._protocol.parser_exc is not None:
-                return None
 
     async def send(self, payload: bytes, opcode: int = TEXT) -> None:
         """One whole frame; waits while the peer does not read."""
@@ -80,6 +82,14 @@ class WebSocket:
 
     async def send_many(self, payloads: list[bytes]) -> None:
         self._stream.write(b"".join([frame(payload, TEXT) for payload in payloads]))
+        await self._stream.drain()
+
+    def write(self, frames: bytes) -> None:
+        """Ready frames, without waiting."""
+        self._stream.write(frames)
+
+    async def drain(self) -> None:
+        """Waits while the peer does not read. Raises ConnectionResetError once it has gone."""
         await self._stream.drain()
 
     def close(self) -> None:

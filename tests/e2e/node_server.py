@@ -19,7 +19,9 @@ STDIN, STDOUT, STDERR, ERROR, RESIZE, CLOSE = 0, 1, 2, 3, 4, 255
 async def app(scope, receive, send):
     query = parse_qs(scope["query_string"].decode())
     parts = scope["path"].split("/")
-    if scope["type"] == "websocket":
+    if scope["type"] == "websocket" and parts[1] == "portForward":
+        await forward(scope, receive, send, int(query["ports"][0]))
+    elif scope["type"] == "websocket":
         await execute(scope, receive, send, parts[1], query)
     elif parts[1] == "containerLogs":
         await logs(receive, send, parts, query)
@@ -76,6 +78,38 @@ async def execute(scope, receive, send, what, query):
     with contextlib.suppress(Exception):
         await send({"type": "websocket.send", "bytes": bytes((ERROR,)) + json.dumps(status).encode()})
         await send({"type": "websocket.close", "code": 1000})
+
+
+async def forward(scope, receive, send, port):
+    """One port: channel 0 data, 1 error, each begun by the port's two bytes; each direction ends with `255 0`, both ended end the WebSocket."""
+    await receive()
+    await send({"type": "websocket.accept", "subprotocol": "half-close.portforward.minik"})
+    for channel in (0, 1):
+        await send({"type": "websocket.send", "bytes": bytes((channel,)) + port.to_bytes(2, "little")})
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError as err:
+        await send({"type": "websocket.send", "bytes": bytes((1,)) + f"failed to connect to port {port}: {err.strerror}".encode()})
+    else:
+        inward = asyncio.ensure_future(to_socket(writer, receive))
+        await pump(reader, 0, send)
+        await send({"type": "websocket.send", "bytes": bytes((CLOSE, 0))})
+        await inward
+        writer.close()
+    with contextlib.suppress(Exception):
+        await send({"type": "websocket.close", "code": 1000})
+
+
+async def to_socket(writer, receive):
+    while (message := await receive())["type"] == "websocket.receive":
+        data = message["bytes"]
+        if data[0] == CLOSE:
+            with contextlib.suppress(OSError):
+                writer.write_eof()
+            return
+        if data[0] == 0:
+            writer.write(data[1:])
+            await writer.drain()
 
 
 async def pump(stream, channel, send):

@@ -1,12 +1,15 @@
 """The API server alone, as a process, under kubectl 1.27, 1.31, 1.32 and 1.33: what people type, and what they see. Logs and exec go to a small node server of the test's own."""
 
+import http.server
 import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import urllib.request
 
 import pytest
 
@@ -273,6 +276,56 @@ def test_copying_a_file_out_and_in(kubectl, node, tmp_path):
     assert there.read_bytes() == source.read_bytes()
     kubectl("cp", f"p:{there}", str(back))
     assert back.read_bytes() == source.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def web():
+    """A small HTTP server to forward to: /<n> answers n bytes."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            body = b"x" * int(self.path[1:])
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as web_server:
+        thread = threading.Thread(target=web_server.serve_forever)
+        thread.start()
+        yield web_server.server_address[1]
+        web_server.shutdown()
+        thread.join()
+
+
+def test_port_forward(kubectl, node, web):
+    body = pod("p", node_name=NODE)
+    kubectl("apply", "-f", "-", input=json.dumps(body))
+    running = {"status": {"phase": "Running"}}
+    path = f"/api/v1/namespaces/{kubectl.namespace}/pods/p/status"
+    assert kubectl.server.request("PATCH", path, running, Content_Type="application/merge-patch+json").status == 200
+    argv = [hosts.kubectl(kubectl.version), "--kubeconfig", kubectl.server.kubeconfig(), f"--cache-dir={kubectl.server.folder}/cache-{kubectl.version}", "-n", kubectl.namespace]
+    forwarding = subprocess.Popen([*argv, "port-forward", "pod/p", f":{web}", ":1"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        ports = {}
+        while len(ports) < 2:
+            line = forwarding.stdout.readline()
+            assert line.startswith("Forwarding from"), line
+            if "127.0.0.1" in line:
+                ours, _, theirs = line.split("127.0.0.1:")[1].partition(" -> ")
+                ports[int(theirs)] = int(ours)
+        for size in (3, 2_000_000, 0):
+            with urllib.request.urlopen(f"http://127.0.0.1:{ports[web]}/{size}", timeout=20) as answer:
+                assert len(answer.read()) == size
+        with socket.create_connection(("127.0.0.1", ports[1]), 20) as nobody:
+            nobody.sendall(b"hello")
+            assert nobody.recv(10) == b""
+    finally:
+        forwarding.terminate()
+        said = forwarding.communicate(timeout=20)[0]
+    assert "failed to connect to port 1" in said
 
 
 def test_attach(kubectl, node):
