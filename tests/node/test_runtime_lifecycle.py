@@ -153,8 +153,8 @@ async def test_nothing_is_left_of_what_was_removed(host):
         before = f.read()
     driver = detect.driver()
     path = f"{host.cgroup}/pods/pod-1/{container_id}"
+    await eventually(lambda: len(driver.pids(path)) == 2, "the shell and its child")
     pids = driver.pids(path)
-    assert len(pids) == 2
     await host.runtime.remove_container(container_id)
     await host.runtime.remove_container(container_id)
     await host.runtime.remove_sandbox(sandbox)
