@@ -40,6 +40,7 @@ from apiserver.client.informer import Informer
 
 log = logging.getLogger("agent")
 RELIST_S = 60.0
+COLLECT_S = 300.0
 START_S = 5.0
 
 
@@ -101,7 +102,7 @@ class Agent:
         try:
             await self._connect_runtime()
             self.volumes.prepare()
-            self._spawn(self.recorder.run(), self.services.run(), self.slices.run(), self._follow_runtime())
+            self._spawn(self.recorder.run(), self.services.run(), self.slices.run(), self._follow_runtime(), self._collect_images())
             registered = await reporter.register()
             self.problem = "container runtime network not ready: the node has no pod CIDR yet"
             self.own_node.add_handler(self._node_changed)
@@ -155,7 +156,25 @@ class Agent:
                 log.info("waiting for the runtime: %s", e)
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 1.0)
+        try:
+            swept = await self.runtime.sweep()
+        except OSError as e:
+            log.warning("cannot look for what was left behind: %s", e)
+        else:
+            log.info("removed what was left of %d containers and sandboxes", len(swept))
         await self.view.relist()  # nobody changes anything yet
+
+    async def _collect_images(self) -> None:
+        """Layers that no image and no container needs go."""
+        while True:
+            await asyncio.sleep(COLLECT_S)
+            try:
+                freed = await asyncio.to_thread(ImageStore(self.images.root).collect, await self.runtime.layers_in_use())
+            except (OSError, cri.NotFoundError) as e:
+                log.warning("cannot remove unused image layers: %s", e)
+                continue
+            if freed:
+                log.info("removed unused image layers: %d bytes", freed)
 
     async def _follow_runtime(self) -> None:
         """Events as they come, and everything again every minute."""

@@ -98,6 +98,13 @@ class Executor:
         meta = pod["metadata"]
         return os.path.join(self.parts.data_dir, "logs", f"{meta.get('namespace', '')}_{meta['name']}_{meta['uid']}")
 
+    def remove_logs_except(self, uids: set[str]) -> None:
+        """Log folders of pods that went while nobody looked."""
+        top = os.path.join(self.parts.data_dir, "logs")
+        for name in os.listdir(top) if os.path.isdir(top) else ():
+            if name.count("_") == 2 and name.rpartition("_")[2] not in uids:
+                shutil.rmtree(os.path.join(top, name), ignore_errors=True)
+
     def message_file(self, uid: str, container: str, container_id: str) -> str:
         return os.path.join(self.pod_dir(uid), "containers", container, container_id)
 

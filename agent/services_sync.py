@@ -12,7 +12,7 @@ from apiserver.client.informer import Informer
 
 log = logging.getLogger("services")
 SERVICE_NAME = "kubernetes.io/service-name"
-ENSURE_S = 60.0
+ENSURE_S = 10.0  # so long at most are Services gone after somebody's `nft flush ruleset`
 Object = Mapping[str, Any]
 
 

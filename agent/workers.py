@@ -139,6 +139,8 @@ class PodWorker:
         view, memory = self._parts.view, self.memory
         sandboxes, containers = view.sandboxes(self.uid), view.containers(self.uid)
         sandbox = sandboxes[-1] if sandboxes else None
+        for gone in memory.messages.keys() - {c.id for c in containers}:
+            del memory.messages[gone]
         for container in containers:
             if container.state == "exited":
                 memory.stopping.pop(container.id, None)
@@ -378,6 +380,7 @@ class Pods:
                 self._executor.parts.volumes.tear_down(uid)
             except OSError as e:
                 log.warning("cannot remove what is left of pod %s: %s", uid, e)
+        self._executor.remove_logs_except(set(self._workers))
 
     def wake(self, uid: str) -> None:
         """The runtime view's callback."""

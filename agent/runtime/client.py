@@ -16,7 +16,7 @@ import signal as signals
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from agent.runtime import connection, cri, execs, fdstore, loggerclient, records, spec, syscalls, wire
+from agent.runtime import connection, cri, execs, fdstore, loggerclient, records, spec, sweep, syscalls, wire
 
 log = logging.getLogger("runtime")
 KILL_TIMEOUT_S = 30.0
@@ -50,6 +50,17 @@ class Runtime:
             task.cancel()
         self._connection.close()
         self._guard.close()
+
+    async def sweep(self) -> list[str]:
+        """Removes what predecessors of this client, and of the zygote, were killed over: call it before anything is made. Gives the ids of what was found. Raises OSError."""
+        listed, _ = await self._connection.call("list")
+        containers, sandboxes = [c["id"] for c in listed["containers"]], [s["config"]["id"] for s in listed["sandboxes"]]
+        return await asyncio.to_thread(sweep.sweep, self.run_dir, self.data_dir, containers, sandboxes)
+
+    async def layers_in_use(self) -> set[str]:
+        """Layer directories of every container there is, running or not."""
+        listed, _ = await self._connection.call("list")
+        return {layer for i in {*self._records, *(c["id"] for c in listed["containers"])} for layer in self._record(i)["layers"]}
 
     # --- what the zygote tells
 
@@ -151,7 +162,7 @@ class Runtime:
         return _sandbox_status(answer)
 
     def _shm_path(self, sandbox_id: str) -> str:
-        return os.path.join(self.run_dir, "sandboxes", f"{sandbox_id}.shm")
+        return sweep.shm_path(self.run_dir, sandbox_id)
 
     def _mount_shm(self, sandbox_id: str) -> None:
         """The pod's /dev/shm: a mount of the host, so that it outlives agent and zygote."""
@@ -159,13 +170,6 @@ class Runtime:
         os.makedirs(path, mode=0o700, exist_ok=True)
         if not os.path.ismount(path):
             syscalls.mount("shm", path, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC, "mode=1777,size=65536k")
-
-    def _unmount_shm(self, sandbox_id: str) -> None:
-        path = self._shm_path(sandbox_id)
-        if os.path.isdir(path):
-            if os.path.ismount(path):
-                syscalls.umount(path)
-            os.rmdir(path)
 
     async def sandbox_netns(self, sandbox_id: str) -> int:
         _, fds = await self._connection.call("sandbox_netns", id=sandbox_id)
@@ -183,7 +187,7 @@ class Runtime:
         for status in await self.list_containers():
             if status.sandbox_id == sandbox_id:
                 await self.remove_container(status.id)
-        self._unmount_shm(sandbox_id)
+        sweep.unmount_shm(self.run_dir, sandbox_id)
         with contextlib.suppress(cri.NotFoundError):
             await self._connection.call("remove_sandbox", id=sandbox_id)
 
@@ -320,6 +324,8 @@ class Runtime:
         if draining:
             await draining
         await self._connection.call("remove", id=container_id)
+        if os.path.exists(os.path.join(self.run_dir, "fifo", f"{container_id}.json")):  # it never ran, or the logger could not be reached when it ended
+            await loggerclient.finish_async(self.run_dir, container_id, self._guard)
         await asyncio.to_thread(shutil.rmtree, os.path.join(self.data_dir, "containers", container_id), True)
         records.remove(self.run_dir, container_id)
         for prefix in ("stdin", "tty", "log"):

@@ -104,7 +104,10 @@ class ExecSession(Protocol):
 
 
 class RuntimeServiceError(OSError):
-    """A syscall of the runtime failed: errno, the syscall's name and the path in the text ("cannot X: cause")."""
+    """A syscall of the runtime failed: errno, the syscall's name and the path in the text ("cannot X: cause"), which needs no "[Errno N]" before it."""
+
+    def __str__(self) -> str:
+        return self.strerror or super().__str__()
 
 
 class NotFoundError(KeyError):

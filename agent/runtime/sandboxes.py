@@ -65,9 +65,23 @@ class Sandboxes:
                 record["state"] = "notready"
                 self._state.save_sandbox(record)
             self._all[sandbox_id] = Sandbox(record, got[:3], got[3] if len(got) > 3 else -1)
-        for orphaned in fds.values():
+        for sandbox_id, orphaned in fds.items():  # its record was never written, or is gone already
             for fd in orphaned:
                 os.close(fd)
+            if self._guard is not None:
+                self._guard.drop(f"sandbox/{sandbox_id}")
+        self._sweep_cgroups()
+
+    def _sweep_cgroups(self) -> None:
+        """Cgroups of pods without a record: a predecessor died between the two."""
+        known = {s.config["cgroup"].split("/")[0] for s in self._all.values()}
+        for name in self._driver.children(self._parent) - known:
+            path = f"{self._parent}/{name}"
+            if not self._driver.pids(path):
+                try:
+                    self._driver.remove(path)
+                except OSError as e:
+                    say(str(e), "WARNING")
 
     def _recover(self, sandbox_id: str, pid: int) -> list[int]:
         """The guard has died too: what a container still runs in (namespaces(7), /proc/<pid>/ns) is the sandbox. [] where the container ends meanwhile."""

@@ -217,7 +217,7 @@ class Server:
         for fd in handed_over.get("clients", ()):
             self.add_client(socket.socket(fileno=fd))
         self.executions.adopt(handed_over.get("executions", []))
-        self.store.drop_stale_exits(state.now())
+        self._drop_stale_exits()
         self.listener.setblocking(False)
         self.loop.add(self.listener.fileno(), self.accept)
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -231,6 +231,10 @@ class Server:
         gc.disable()  # a child that collects would copy every page
         say(f"ready: run={self.arguments['run_dir']} cgroup={self.arguments['cgroup']} (v{self.driver.version})")
         self.loop.run()
+
+    def _drop_stale_exits(self) -> None:
+        self.store.drop_stale_exits(state.now())
+        self.loop.call_later(state.STALE_EXIT_S, self._drop_stale_exits)
 
     def _upgrade(self) -> None:
         if self.containers.pending or self.executions.pending:

@@ -162,6 +162,8 @@ def _check(where: str, value: Any, fields: Fields) -> None:
 
 
 def _strings(where: str, value: Any) -> None:
+    if value is not None and not isinstance(value, list | tuple):
+        raise SpecError(f"{where}: must be a list of strings")
     for i, v in enumerate(value or ()):
         if not isinstance(v, str):
             raise SpecError(f"{where}[{i}]: must be a string")
@@ -225,6 +227,7 @@ def validate_process(process: Mapping[str, Any]) -> None:
     for name, values in (process.get("capabilities") or {}).items():
         if name not in ("bounding", "effective", "permitted", "inheritable", "ambient"):
             raise SpecError(f"process.capabilities.{name}: unknown set")
+        _strings(f"process.capabilities.{name}", values)
         for i, c in enumerate(values or ()):
             if c not in ALL_CAPABILITIES:
                 raise SpecError(f'process.capabilities.{name}[{i}]: unknown capability "{c}"')

@@ -13,7 +13,7 @@ NETLINK_NETFILTER = 12
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP, NLM_F_CREATE, NLM_F_APPEND = 1, 4, 0x300, 0x400, 0x800
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 BATCH_BEGIN, BATCH_END, SUBSYSTEM = 0x10, 0x11, 10
-NEWCHAIN, GETCHAIN, DELCHAIN, NEWRULE, DELRULE, NEWSETELEM, DELSETELEM = 3, 4, 5, 6, 8, 12, 14
+NEWCHAIN, GETCHAIN, DELCHAIN, NEWRULE, GETRULE, DELRULE, NEWSETELEM, DELSETELEM = 3, 4, 5, 6, 7, 8, 12, 14
 DELTABLE = 2
 NESTED = 0x8000
 _MAX_LIST = 60_000  # a netlink attribute's length has 16 bits
@@ -236,6 +236,16 @@ class NetfilterSocket:
             if attributes.get(1, b"").rstrip(b"\0").decode() == table:
                 names.add(attributes[3].rstrip(b"\0").decode())
         return names
+
+    def rule_counts(self, table: str) -> dict[str, int]:
+        """How many rules each of a table's chains has; chains without rules are not in it."""
+        counts: dict[str, int] = {}
+        for body in self.dump(SUBSYSTEM << 8 | GETRULE, text(1, table)):
+            attributes = parse_attributes(body)
+            if attributes.get(1, b"").rstrip(b"\0").decode() == table:
+                chain = attributes[2].rstrip(b"\0").decode()
+                counts[chain] = counts.get(chain, 0) + 1
+        return counts
 
     def dump(self, kind: int, body: bytes = b"") -> Iterable[bytes]:
         """Bodies after the nfgenmsg header. Raises OSError."""

@@ -30,6 +30,7 @@ class ServiceProxy:
         self._node = ruleset.Node(addresses, ipaddress.IPv4Network(pod_cidr), ipaddress.IPv4Network(cluster_cidr))
         service = str(ipaddress.IPv4Network(service_cidr)) if service_cidr else ""
         self._skeleton, self._marker = skeleton.render(self.table, addresses, str(self._node.pods), str(self._node.cluster), service)
+        self._rule_counts = skeleton.rule_counts(self._skeleton)
         self._rules = ruleset.Ruleset()
         self._seen: dict[str, tuple[Object, ...]] = {}  # what each Service was last rendered from
         self._chains: set[Chain] = set()
@@ -37,13 +38,13 @@ class ServiceProxy:
         self._socket: nfnetlink.NetfilterSocket | None = None
 
     def ensure(self) -> None:
-        """Makes the table where it is missing or of another version, and fills it with what was last synced. Idempotent; call it at start and now and then. Raises OSError."""
+        """Makes the table where it is missing, of another version or flushed, and fills it with what was last synced. Idempotent; call it at start and now and then. Raises OSError."""
         if self._create() and self._rules.owners():
             self._fill()
 
     def _create(self) -> bool:
         """False: it was there."""
-        if self._marker in self._netfilter().chains(self.table):
+        if self._is_intact():
             return False
         self._filled = False
         try:
@@ -53,6 +54,14 @@ class ServiceProxy:
         if result.returncode:
             raise OSError(f"cannot create nftables table {self.table}: {result.stderr.strip().splitlines()[0] if result.stderr else 'nft failed'}")
         return True
+
+    def _is_intact(self) -> bool:
+        """`nft flush ruleset` takes the table away, `nft flush table` only its rules."""
+        netfilter = self._netfilter()
+        if self._marker not in netfilter.chains(self.table):
+            return False
+        present = netfilter.rule_counts(self.table)
+        return all(present.get(chain) == count for chain, count in self._rule_counts.items())
 
     def sync(self, services: Mapping[str, Object], slices: Mapping[str, Object]) -> int:
         """Everything: `namespace/name` → Service, `namespace/name` → EndpointSlice (JSON dicts). The first call replaces whatever the table holds, in one transaction;

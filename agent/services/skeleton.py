@@ -90,3 +90,18 @@ def render(table: str, node_addresses: Collection[str], pod_cidr: str, cluster_c
     if not node_addresses:
         body = body.replace("; elements = {  }", "")
     return f"table ip {table} {{ }}\ndelete table ip {table}\n{body}", marker
+
+
+def rule_counts(commands: str) -> dict[str, int]:
+    """How many rules render()'s text gives each chain that has any."""
+    counts: dict[str, int] = {}
+    chain = ""
+    for line in commands.splitlines():
+        words = line.split()
+        if words[:1] == ["chain"]:
+            chain = words[1] if words[-1] != "}" else ""
+        elif words[:1] == ["}"]:
+            chain = ""
+        elif chain and words and words[0] != "#":
+            counts[chain] = counts.get(chain, 0) + 1
+    return counts

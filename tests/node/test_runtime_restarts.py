@@ -7,7 +7,8 @@ import signal
 
 import pytest
 
-from agent.runtime import client, cri, state
+from agent.runtime import client, cri, loggerclient, state
+from agent.runtime.cgroups import detect
 from tests.node.runtime_host import Host, eventually, read_all
 
 
@@ -136,8 +137,6 @@ async def test_kills_in_the_middle_of_a_burst_leave_no_stray_process(host):
 
 
 def _pids_of(host):
-    from agent.runtime.cgroups import detect
-
     return set(detect.driver().pids(f"{host.cgroup}/pods"))
 
 
@@ -207,6 +206,42 @@ async def test_a_created_container_can_be_started_by_the_next_zygote(host):
     await killed(host)
     await host.runtime.start_container(container_id)
     assert (await host.ended(container_id)).exit_code == 6
+
+
+def _shms(host):
+    with open("/proc/self/mounts") as f:
+        return {os.path.basename(line.split()[1]) for line in f if f"{host.run_dir}/sandboxes/" in line}
+
+
+async def test_what_was_cut_off_is_swept_and_what_lives_is_not(host):
+    """What an agent and a zygote leave that are killed between two steps of making or removing something."""
+    living = await host.start(["sh", "-c", "echo here; sleep 1000"])
+    await eventually(lambda: host.output(living) == "here\n", "its line")
+    before = set(os.listdir(f"{host.run_dir}/fifo")), set(host.store.get("")), _shms(host)
+    for fd in loggerclient.create(host.run_dir, "lost", f"{host.data_dir}/logs/lost/0.log", host.store):
+        os.close(fd)
+    os.mkfifo(f"{host.run_dir}/fifo/half.out")
+    os.makedirs(f"{host.run_dir}/containers/lost")
+    os.makedirs(f"{host.data_dir}/containers/lost/upper")
+    host.runtime._mount_shm("ghost")
+    host.store.put("sandbox/ghost", [0, 1, 2])
+    detect.driver().create(f"{host.cgroup}/pods/ghost", {}, leaf=False)
+    await killed(host)
+    assert await host.runtime.sweep() == ["ghost", "half", "lost"]
+    assert (set(os.listdir(f"{host.run_dir}/fifo")), set(host.store.get("")), _shms(host)) == before
+    assert os.listdir(f"{host.run_dir}/containers") == os.listdir(f"{host.data_dir}/containers") == [living]
+    assert detect.driver().children(f"{host.cgroup}/pods") == {"pod-1"}
+    assert await host.runtime.sweep() == []
+    assert await host.execute(living, ["echo", "alive"]) == (0, "alive\n")
+
+
+async def test_a_container_that_never_ran_leaves_no_fifo_when_it_goes(host):
+    container_id = await host.create(["sleep", "1000"])
+    record = host.runtime._record(container_id)
+    for fd in loggerclient.create(host.run_dir, container_id, record["log_path"], host.store):
+        os.close(fd)
+    await host.runtime.remove_container(container_id)
+    assert os.listdir(f"{host.run_dir}/fifo") == [] and set(host.store.get("")) == {"sandbox/s1"}
 
 
 async def test_memory_of_the_zygote_does_not_grow_with_containers(host):

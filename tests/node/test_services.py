@@ -350,3 +350,16 @@ def test_remove_leaves_nothing_and_spares_other_tables(lab: Lab) -> None:
     lab.proxy.remove()
     assert subprocess.run(["nft", "list", "tables"], check=True, capture_output=True, text=True).stdout == "table ip other\n"
     lab.proxy.ensure()
+
+
+@pytest.mark.parametrize("what", [["ruleset"], ["table", "ip", "minik-t1"]])
+def test_a_flush_by_others_is_mended(lab: Lab, what: list[str]) -> None:
+    a = lab.pod("10.142.0.5")
+    lab.sync(service("web", VIP), slices("web", [a.address]))
+    lab.proxy.ensure()
+    before = table_dump()
+    subprocess.run(["nft", "flush", *what], check=True)
+    assert table_dump() != before
+    lab.proxy.ensure()
+    assert table_dump() == before
+    assert a.ask(VIP) == (a.address, "10.142.0.1")

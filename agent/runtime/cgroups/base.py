@@ -60,6 +60,10 @@ class Driver:
     def stats(self, path: str) -> Stats:
         raise NotImplementedError
 
+    def children(self, path: str) -> set[str]:
+        """Names of the groups right below, in any hierarchy."""
+        raise NotImplementedError
+
     def remove(self, path: str) -> None:
         """Only an empty group (no process) can go: waits a moment for the dead to leave. Idempotent."""
         raise NotImplementedError
@@ -118,6 +122,13 @@ def device_rules(resources: Mapping[str, Any]) -> list[tuple[bool, str, int, int
         major, minor = r.get("major"), r.get("minor")
         rules.append((bool(r.get("allow")), r.get("type") or "a", -1 if major is None else major, -1 if minor is None else minor, r.get("access") or "rwm"))
     return rules
+
+
+def children(folder: str) -> set[str]:
+    try:
+        return {entry.name for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)}
+    except FileNotFoundError:
+        return set()
 
 
 def kill_pids(pids: list[int]) -> None:

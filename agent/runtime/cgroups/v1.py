@@ -167,6 +167,9 @@ class DriverV1(base.Driver):
             pids=base.read_int(f"{pids}/{path}/pids.current"),
         )
 
+    def children(self, path: str) -> set[str]:
+        return {name for h in self._all for name in base.children(f"{h.mountpoint}/{path}")}
+
     def remove(self, path: str) -> None:
         for h in self._all:
             base.remove_tree(f"{h.mountpoint}/{path}")

@@ -110,6 +110,9 @@ class DriverV2(base.Driver):
             pids=base.read_int(f"{folder}/pids.current"),
         )
 
+    def children(self, path: str) -> set[str]:
+        return base.children(f"{self._root}/{path}")
+
     def remove(self, path: str) -> None:
         base.remove_tree(f"{self._root}/{path}")
 
