@@ -111,7 +111,8 @@ def pod(name: str, *containers: dict, labels: dict | None = None, **spec) -> dic
 
 def web_pod(name: str, app: str, **spec) -> dict:
     script = f"mkdir -p /tmp/www; echo {name} > /tmp/www/index.html; trap 'exit 0' TERM; httpd -f -p 8080 -h /tmp/www & wait"
-    return pod(name, container("web", script), labels={"app": app}, **spec)
+    listens = {"tcpSocket": {"port": 8080}, "periodSeconds": 1}  # without it a pod is Ready before httpd listens
+    return pod(name, container("web", script, readinessProbe=listens), labels={"app": app}, **spec)
 
 
 def service(name: str, app: str, port: int = 80, **spec) -> dict:
