@@ -99,6 +99,7 @@ class ApiServer:
 
         self.components = self._components()
         await bootstrap.ensure(self.components.registry)
+        await self.cache.fresh()  # the roles just written decide about the first requests
         app = App(self.components)
         server = Server(app, self.context, self.components.stop)
         loop = asyncio.get_running_loop()
@@ -189,7 +190,7 @@ class ApiServer:
         flags = self.flags
         root_ca = Path(flags.client_ca_file).read_text() if flags.client_ca_file else ""
         # An embedded store has one server and so one set of loops; several servers on one etcd elect the one that runs them.
-        config = Config(flags.cluster_cidr, flags.node_cidr_mask_size, root_ca, leader_elect=flags.storage_backend == "etcd")
+        config = Config(flags.cluster_cidr, flags.node_cidr_mask_size, root_ca, leader_elect=flags.storage_backend == "etcd", identity=f"{socket.gethostname()}:{flags.secure_port}")
         identity = UserInfo("system:kube-controller-manager", groups=(AUTHENTICATED,))
         async with Client(transport=AsgiTransport(app, {"minik.user": identity})) as client:
             await controllers.run(client, config)
