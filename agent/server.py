@@ -301,8 +301,9 @@ class App:
             raise HttpError(400, f"pod {worker.pod['metadata']['name']} is not running")
         netns = None if sandbox.config.host_network else await self._runtime.sandbox_netns(sandbox.config.id)
         try:
-            await _accept(scope, send, streams.PORT_FORWARD_PROTOCOLS)
-            await streams.run_port_forward(netns, [int(t) for t in texts], streams.Channels(receive, send))
+            protocol = await _accept(scope, send, streams.PORT_FORWARD_PROTOCOLS)
+            half_close = protocol == streams.PORT_FORWARD_HALF_CLOSE
+            await streams.run_port_forward(netns, [int(t) for t in texts], streams.Channels(receive, send), half_close=half_close)
         finally:
             if netns is not None:
                 os.close(netns)
@@ -320,12 +321,14 @@ def _wants(query: Mapping[str, Sequence[str]]) -> streams.Wants:
     return wants
 
 
-async def _accept(scope: Scope, send: Any, protocols: Sequence[str]) -> None:
+async def _accept(scope: Scope, send: Any, protocols: Sequence[str]) -> str | None:
+    """The subprotocol chosen. Raises HttpError."""
     offered = scope.get("subprotocols") or []
     chosen = next((p for p in protocols if p in offered), None)
     if offered and chosen is None:
         raise HttpError(400, f"none of the subprotocols {list(offered)} is served; these are: {list(protocols)}")
     await send({"type": "websocket.accept", "subprotocol": chosen})
+    return chosen
 
 
 async def _disconnected(receive: Any) -> None:

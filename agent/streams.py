@@ -21,7 +21,8 @@ from agent.runtime import cri
 
 STDIN, STDOUT, STDERR, ERROR, RESIZE, CLOSE = 0, 1, 2, 3, 4, 255
 PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
-PORT_FORWARD_PROTOCOLS = ("v4.channel.k8s.io", "portforward.k8s.io")
+PORT_FORWARD_HALF_CLOSE = "half-close.portforward.minik"  # ours, spoken by the API server: as v4, but each direction ends by itself, with `255 <channel>`
+PORT_FORWARD_PROTOCOLS = (PORT_FORWARD_HALF_CLOSE, "v4.channel.k8s.io", "portforward.k8s.io")
 CHUNK = 32 * 1024
 CLONE_NEWNET = 0x40000000
 
@@ -94,6 +95,9 @@ class Channels:
     async def finish(self, status: Mapping[str, Any]) -> None:
         with contextlib.suppress(ConnectionError):
             await self.send(ERROR, orjson.dumps(status))
+        await self.close()
+
+    async def close(self) -> None:
         if not self._gone:
             with contextlib.suppress(Exception):
                 await self._send({"type": "websocket.close", "code": 1000})
@@ -271,11 +275,12 @@ async def _until_exit(runtime: cri.RuntimeService, container_id: str) -> int:
         await asyncio.sleep(0.1)
 
 
-async def run_port_forward(netns: int | None, ports: Sequence[int], channels: Channels) -> None:
-    """Channel 2i carries port i's bytes, 2i+1 its error; each begins with the port, two bytes, little-endian (kubelet's WebSocket port-forward). `netns` None: the host's."""
+async def run_port_forward(netns: int | None, ports: Sequence[int], channels: Channels, *, half_close: bool = False) -> None:
+    """Channel 2i carries port i's bytes, 2i+1 its error; each begins with the port, two bytes, little-endian (kubelet's WebSocket port-forward). `netns` None: the host's.
+    Ends with the client, or when every port's connection has ended (with `half_close`, in both directions)."""
     links: dict[int, socket.socket] = {}
     pumps: list[asyncio.Task[None]] = []
-    loop = asyncio.get_running_loop()
+    incoming = over = None
     try:
         for i, port in enumerate(ports):
             for channel in (2 * i, 2 * i + 1):
@@ -283,28 +288,57 @@ async def run_port_forward(netns: int | None, ports: Sequence[int], channels: Ch
             try:
                 links[2 * i] = await connect_in(netns, port)
             except OSError as e:
-                text = f"failed to connect to localhost:{port} inside namespace: {e.strerror or e}"
+                text = f"failed to connect to localhost:{port} inside namespace: {os.strerror(e.errno) if e.errno else e}"
                 await channels.send(2 * i + 1, text.encode())
                 continue
-            pumps.append(asyncio.create_task(_pump_socket(links[2 * i], 2 * i, channels)))
-        while (frame := await channels.receive()) is not None:
-            link = links.get(frame[0])
-            if link is not None:
-                with contextlib.suppress(OSError):
-                    await loop.sock_sendall(link, frame[1])
+            pumps.append(asyncio.create_task(_pump_socket(links[2 * i], 2 * i, channels, half_close)))
+        sent_all = asyncio.Event()
+        if not half_close or not links:
+            sent_all.set()
+        incoming = asyncio.create_task(_pump_frames(links, channels, sent_all))
+        over = asyncio.create_task(_both_ends(pumps, sent_all))
+        await asyncio.wait([over, incoming], return_when=asyncio.FIRST_COMPLETED)
+        await channels.close()
+    except ConnectionError:
+        pass
     finally:
-        for task in pumps:
+        tasks = [*pumps, *(task for task in (incoming, over) if task is not None)]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*pumps, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         for link in links.values():
             link.close()
 
 
-async def _pump_socket(link: socket.socket, channel: int, channels: Channels) -> None:
+async def _both_ends(pumps: Sequence[asyncio.Task[None]], sent_all: asyncio.Event) -> None:
+    await asyncio.gather(*pumps)
+    await sent_all.wait()
+
+
+async def _pump_frames(links: Mapping[int, socket.socket], channels: Channels, sent_all: asyncio.Event) -> None:
+    """The client's bytes to their sockets, until it closes; `sent_all` once it has ended every channel."""
+    loop = asyncio.get_running_loop()
+    open_channels = set(links)
+    while (frame := await channels.receive()) is not None:
+        channel, data = frame
+        with contextlib.suppress(OSError):
+            if channel == CLOSE and data and data[0] in open_channels:
+                open_channels.discard(data[0])
+                if not open_channels:
+                    sent_all.set()
+                links[data[0]].shutdown(socket.SHUT_WR)
+            elif channel in open_channels:
+                await loop.sock_sendall(links[channel], data)
+
+
+async def _pump_socket(link: socket.socket, channel: int, channels: Channels, half_close: bool) -> None:
     loop = asyncio.get_running_loop()
     with contextlib.suppress(OSError):
         while data := await loop.sock_recv(link, CHUNK):
             await channels.send(channel, data)
+    if half_close:
+        with contextlib.suppress(ConnectionError):
+            await channels.send(CLOSE, bytes((channel,)))
 
 
 async def connect_in(netns: int | None, port: int) -> socket.socket:

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from cluster import hosts
 from tests.e2e.support import container, pod, wait_for
 
 VERSIONS = ["1.27", "1.31", "1.32", "1.33"]
@@ -109,3 +110,24 @@ def test_version_and_api_resources(space):
     ours = [line.split() for line in space.ctl("api-resources", "--no-headers").stdout.splitlines()]
     theirs = [line.split() for line in space.kubectl("1.33", "api-resources", "--no-headers").stdout.splitlines()]
     assert sorted(ours) == sorted(theirs) and len(ours) > 40
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_port_forward(space, version):
+    """Two requests through one forward, a big answer, and a protocol in which the client ends first."""
+    script = "mkdir /www; head -c 3000000 /dev/zero > /www/big; echo hello > /www/index.html; httpd -p 8080 -h /www; while :; do nc -l -p 9090 -e wc -c; done"
+    space.apply(pod("p", container("c", f"trap 'exit 0' TERM; ({script}) & wait")))
+    space.wait_ready("p")
+    wait_for(lambda: space.kubectl(version, "exec", "p", "--", "wget", "-qO", "/dev/null", "http://127.0.0.1:8080/", check=False).returncode == 0, "httpd listens")
+    words = ["--kubeconfig", space.cluster.kubeconfig, f"--cache-dir=/run/kubectl-{version}", "-n", space.name, "port-forward", "p", "18080:8080", "19090:9090"]
+    forward = space.cluster.host.popen(hosts.kubectl(version), *words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        while not (line := forward.stdout.readline()).startswith("Forwarding from [::1]:19090"):
+            assert line.startswith("Forwarding from"), line
+        assert space.cluster.curl("127.0.0.1:18080") == "hello"
+        assert len(space.cluster.host.run("curl", "-s", "-m", "20", "http://127.0.0.1:18080/big").stdout) == 3_000_000
+        count = "import socket; s = socket.create_connection(('127.0.0.1', 19090), 20); s.sendall(b'x' * 5000); s.shutdown(1); print(s.makefile().read())"
+        assert space.cluster.host.run("python3", "-c", count).stdout.split() == ["5000"]
+    finally:
+        forward.terminate()
+        forward.communicate(timeout=20)
