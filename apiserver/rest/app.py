@@ -11,7 +11,9 @@ from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
 from apiserver.api import errors
-from apiserver.auth.attributes import forbidden_text
+from apiserver.auth import impersonation
+from apiserver.auth.attributes import Attributes, forbidden_text
+from apiserver.auth.user import UserInfo
 from apiserver.rest import health, respond, routes
 from apiserver.rest.components import Components
 from apiserver.rest.request import Message, Request
@@ -59,6 +61,8 @@ class App(FastAPI):
         if identity is None:
             connection = request.connection
             identity = components.authenticator.authenticate(request.path, scope["headers"], connection.peer if connection is not None else None)
+        if any(name.startswith(b"impersonate-") for name, _ in scope["headers"]):
+            identity = await self._impersonated(identity, scope)
         request.user = identity
         if "system:masters" not in identity.groups:
             await self._authorize(request)
@@ -77,9 +81,21 @@ class App(FastAPI):
             components.metrics.long_running[key] -= 1
         return True
 
+    async def _impersonated(self, requester: UserInfo, scope: Scope) -> UserInfo:
+        """Whom the request acts as. Raises Forbidden, BadRequest."""
+        wanted = impersonation.parse(requester, scope["headers"])
+        if wanted is None:
+            return requester
+        for attributes in wanted.attributes:
+            await self._demand(attributes)
+        log.info("%s acts as %s: %s %s", requester.name, wanted.user.name, scope["method"], scope["path"])
+        return wanted.user
+
     async def _authorize(self, request: Request) -> None:
-        attributes = request.attributes()
-        field_node = request.field_node if request.verb in ("list", "watch") else ""
+        await self._demand(request.attributes(), request.field_node if request.verb in ("list", "watch") else "")
+
+    async def _demand(self, attributes: Attributes, field_node: str = "") -> None:
+        """Raises Forbidden."""
         decision = await self.components.authorizer.authorize(attributes, field_node=field_node)
         if not decision.allowed:
             details = {"name": attributes.name, "group": attributes.api_group, "kind": attributes.resource}

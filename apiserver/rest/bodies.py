@@ -67,12 +67,20 @@ async def read_object(request: Request, resource: kinds.Resource | None, warning
     if not isinstance(obj, dict):
         raise errors.BadRequest(f"the object provided is unrecognized{_must_be(resource)}: the body is not an object")
     # Duplicates are looked for only where the bytes are not exactly what the decoded object encodes to: kubectl and most clients send them so.
-    if resource is not None and validation != "Ignore" and media in (JSON, "") and orjson.dumps(obj) != body:
+    if resource is not None and validation != "Ignore" and media in (JSON, "") and not _as_encoded(obj, body):
         problems = schema.duplicate_fields(body)
         if problems and validation == "Strict":
             raise schema.strict_error(resource, problems)
         warnings.extend(problems)
     return obj
+
+
+def _as_encoded(obj: dict[str, Any], body: bytes) -> bool:
+    """Raises BadRequest for what nests too deeply to be encoded, and so to be stored."""
+    try:
+        return orjson.dumps(obj) == body
+    except (TypeError, ValueError) as err:
+        raise errors.BadRequest(f"cannot encode object: {err}") from err
 
 
 async def read_options(request: Request) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def check_fields(resource: kinds.Resource, selector: selectors.FieldSelector) ->
     """Raises BadRequest for a field this kind cannot be selected by."""
     for path in selector.paths():
         if path not in _EVERYWHERE and path not in FIELDS.get(resource.group_resource, ()):
-            raise errors.BadRequest(f'Unable to find "{resource.api_version}, Resource={resource.plural}" that match label selector "", field selector "{path}": field label not supported: {path}')
+            raise errors.BadRequest(f"field label not supported: {path}")
 
 
 @cache

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from apiserver.auth.user import UserInfo
 from apiserver.rest import components
 
 CMS = "/api/v1/namespaces/a/configmaps"
@@ -30,6 +31,7 @@ async def test_yaml_bodies(api):
         (b"[]", {}, 400, "not an object"),
         (b"", {}, 400, "empty body"),
         (b"[" * 3000, {}, 400, "json parse error"),
+        (b'{"metadata":{"name":"x"},"data":{"a":' + b"[" * 900 + b"]" * 900 + b"}}", {}, 400, "cannot encode object"),
         (b"{}", {"Content_Type": "text/plain"}, 415, "accepted media types"),
         (b"{}", {"Content_Type": "application/cbor"}, 415, "accepted media types"),
         (b"k8s\0garbage", {"Content_Type": "application/vnd.kubernetes.protobuf"}, 400, "protobuf"),
@@ -254,3 +256,29 @@ async def test_metrics_count_what_was_served(api):
     text = (await api.request("GET", "/metrics")).body.decode()
     assert 'apiserver_request_total{verb="get",group="",resource="configmaps",subresource="",code="404"} 3' in text
     assert 'apiserver_request_duration_seconds_count{verb="get",group="",resource="configmaps",subresource=""} 3' in text
+
+
+async def test_impersonation_takes_the_others_rights_and_name(api):
+    await api.create(CMS, {"metadata": {"name": "x"}})
+    as_jane = {"Impersonate_User": "jane", "Impersonate_Group": "devs"}
+    refused = await api.request("GET", f"{CMS}/x", **as_jane)
+    assert (refused.status, 'User "jane" cannot get resource "configmaps"' in refused.message) == (403, True)
+    rbac = "/apis/rbac.authorization.k8s.io/v1"
+    await api.create(f"{rbac}/clusterroles", {"metadata": {"name": "reads"}, "rules": [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"]}]})
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "reads"}
+    await api.create(f"{rbac}/clusterrolebindings", {"metadata": {"name": "devs"}, "roleRef": role, "subjects": [{"kind": "Group", "name": "devs", "apiGroup": "rbac.authorization.k8s.io"}]})
+    assert (await api.request("GET", f"{CMS}/x", **as_jane)).status == 200
+    assert (await api.request("DELETE", f"{CMS}/x", **as_jane)).status == 403
+    as_jane["Impersonate_Group"] = "system:masters"
+    review = await api.request("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", {"kind": "SelfSubjectReview"}, **as_jane)
+    assert review.json()["status"]["userInfo"] == {"username": "jane", "groups": ["system:masters", "system:authenticated"]}
+
+
+async def test_impersonation_must_be_allowed(api):
+    nobody = UserInfo("nobody", groups=("system:authenticated",))
+    refused = await api.request("GET", CMS, user=nobody, Impersonate_User="root", Impersonate_Group="system:masters")
+    assert (refused.status, 'cannot impersonate resource "users"' in refused.message) == (403, True)
+    account = await api.request("GET", CMS, user=nobody, Impersonate_User="system:serviceaccount:a:default")
+    assert 'cannot impersonate resource "serviceaccounts" in API group "" in the namespace "a"' in account.message
+    without = await api.request("GET", CMS, Impersonate_Group="devs")
+    assert (without.status, "Impersonate-User" in without.message) == (400, True)
