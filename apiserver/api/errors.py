@@ -123,8 +123,8 @@ class Expired(Gone):
 class RequestEntityTooLarge(ApiError):
     code, reason = 413, "RequestEntityTooLarge"
 
-    def __init__(self, limit_bytes: int = 3 * 1024 * 1024) -> None:
-        super().__init__(f"Request entity too large: limit is {limit_bytes}")
+    def __init__(self, limit_bytes: int = 3 * 1024 * 1024, *, why: str = "") -> None:
+        super().__init__(f"Request entity too large: {why or f'limit is {limit_bytes}'}")
 
 
 class UnsupportedMediaType(ApiError):

@@ -46,6 +46,8 @@ def translated() -> Iterator[None]:
         yield
     except base.StoreUnavailable as err:
         raise errors.Unavailable(f"the store does not answer: {err}") from err
+    except base.ValueTooLarge as err:
+        raise errors.RequestEntityTooLarge(why=str(err)) from err
     except base.Compacted as err:
         raise errors.Expired(str(err)) from err
     except base.FutureRevision as err:

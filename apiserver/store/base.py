@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 
 
 class StoreError(Exception):
-    """Root: StoreError → KeyExists, RevisionMismatch, Compacted, FutureRevision, StoreUnavailable."""
+    """Root: StoreError → KeyExists, RevisionMismatch, Compacted, FutureRevision, ValueTooLarge, StoreUnavailable."""
 
 
 class KeyExists(StoreError):
@@ -41,6 +41,10 @@ class Compacted(StoreError):
 
 class FutureRevision(StoreError):
     """The revision asked for has not happened yet."""
+
+
+class ValueTooLarge(StoreError):
+    """The store takes no value of this size; nothing was written."""
 
 
 class StoreUnavailable(StoreError):

@@ -136,9 +136,9 @@ def translate(err: grpc.aio.AioRpcError, address: str) -> base.StoreError:
         return base.FutureRevision(details) if "future" in details else base.Compacted(0)
     if code == grpc.StatusCode.NOT_FOUND and "lease" in details:
         return LeaseNotFound(details)
+    if (code == grpc.StatusCode.INVALID_ARGUMENT and "too large" in details) or (code == grpc.StatusCode.RESOURCE_EXHAUSTED and "message larger" in details):
+        return base.ValueTooLarge(f"etcd at {address} refused the request: {details}")
     if code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.UNIMPLEMENTED):
-        return base.StoreError(f"etcd at {address} refused the request: {details}")
-    if code == grpc.StatusCode.RESOURCE_EXHAUSTED and "message larger" in details:
         return base.StoreError(f"etcd at {address} refused the request: {details}")
     return base.StoreUnavailable(f"etcd at {address}: {code.name.lower().replace('_', ' ')}: {details}")
 

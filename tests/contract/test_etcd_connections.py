@@ -319,6 +319,18 @@ async def test_nobody_listens() -> None:
         await EtcdStore.open(f"http://127.0.0.1:{port}", timeout_s=0.5)
 
 
+@pytest.mark.parametrize("size", [1_700_000, 2_900_000])
+async def test_a_value_that_etcd_does_not_take(etcd_server: EtcdServer, prefix: str, size: int) -> None:
+    """etcd's own limit (1.5 MiB), and its gRPC server's above it (2 MiB): an error of the value, not of the store."""
+    store = await EtcdStore.open(etcd_server.endpoint)
+    try:
+        with pytest.raises(base.ValueTooLarge, match="refused the request"):
+            await store.create(prefix + "big", b"x" * size)
+        assert await store.get(prefix + "big") is None
+    finally:
+        await store.close()
+
+
 def test_grpc_is_imported_by_the_etcd_store_only() -> None:
     code = "import sys, apiserver.store.cache, apiserver.store.sqlite, apiserver.store.codec; sys.exit('grpc' in sys.modules or 'google.protobuf' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
