@@ -28,6 +28,7 @@ SETTLE_POLL_S = 0.005
 OWN_NAME = "zygote"  # of a child that has not exec'd yet
 RECORD_DEADLINE_S, RECORD_POLL_S = 10.0, 0.01
 UNKNOWN_EXIT_CODE = 255
+UNKNOWN_EXIT = "its exit code is not known: minik was killed while it ran"
 START_ERROR_CODE = 128  # what kubelet reports for a container that never ran
 PREFIX = "unable to start container process: "
 
@@ -288,6 +289,7 @@ class Containers:
             code = state.exit_code_from_pidfd(container.pidfd) if container.pidfd >= 0 else None
             if code is None:
                 say(f"container {container.id}: nobody recorded its exit code", "WARNING")
+                container.message = UNKNOWN_EXIT
             self._finish(container, UNKNOWN_EXIT_CODE if code is None else code, state.now())
         self._closed(container)
 
@@ -311,6 +313,8 @@ class Containers:
         container.state, container.exit_code, container.finished_at = "exited", code, when
         if code and self._driver.oom_kills(container.cgroup):
             container.reason = "OOMKilled"
+        elif container.message == UNKNOWN_EXIT:
+            container.reason = "ContainerStatusUnknown"
         else:
             container.reason = "Error" if code else "Completed"
         self._state.save(container)
@@ -385,7 +389,7 @@ class Containers:
         if pidfd >= 0:
             self._watch(container)
         else:
-            self._await_record(container, state.now() + RECORD_DEADLINE_S)
+            self._await_record(container, state.now())  # it is reaped: its record was there before
 
     def _settle(self, container: state.Container) -> None:
         """Adopted in the middle of its start: wait until it has exec'd, or ended (_closed)."""

@@ -225,6 +225,27 @@ class Logger:
                     self.add(name[:-5])
                 except (OSError, ValueError, KeyError) as e:
                     say(f"cannot take over the log of {name[:-5]}: {e}")
+        if self.containers:
+            try:
+                self.park()
+            except OSError as e:
+                say(f"cannot park the FIFOs: {e}")
+
+    def park(self) -> None:
+        """A guard that is new, too, does not hold the FIFOs of what its predecessor's containers write. Raises OSError."""
+        from fdstore import FdStore  # beside this file; seldom needed
+
+        store = FdStore(self.guard_path)
+        try:
+            held = store.get("log")
+            for fds in held.values():
+                for fd in fds:
+                    os.close(fd)
+            for container_id, streams in self.containers.items():
+                if f"log/{container_id}" not in held:
+                    store.put(f"log/{container_id}", [s.fd for s in streams])
+        finally:
+            store.close()
 
     def answer(self, fd: int) -> None:
         s = self.clients[fd]

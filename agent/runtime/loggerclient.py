@@ -36,7 +36,7 @@ def _remember(run_dir: str, container_id: str, config: dict) -> str:
 
 
 def create(run_dir: str, container_id: str, log_path: str, store: FdStore) -> tuple[int, int]:
-    """(stdout, stderr): write ends for the container, the caller's to close. The guard holds the FIFOs open, so what is written stays readable while no logger runs.
+    """(stdout, stderr): ends for the container, the caller's to close. The guard holds the FIFOs open, so what is written stays readable while no logger runs.
     Raises OSError."""
     folder = os.path.join(run_dir, "fifo")
     os.makedirs(folder, mode=0o700, exist_ok=True)
@@ -50,7 +50,7 @@ def create(run_dir: str, container_id: str, log_path: str, store: FdStore) -> tu
             except FileExistsError:
                 pass
             held.append(os.open(path, os.O_RDWR | os.O_CLOEXEC))
-            ends.append(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
+            ends.append(os.open(path, os.O_RDWR | os.O_CLOEXEC))  # not O_WRONLY: with guard and logger dead nobody reads, and SIGPIPE would kill who writes
         store.put(f"log/{container_id}", held)
         _remember(run_dir, container_id, {"log_path": log_path})
         _request(run_dir, "add", container_id).close()  # the logger's socket is the guard's: the request waits there for a logger that is being restarted

@@ -81,7 +81,8 @@ class Host:
         path = pathlib.Path(self.run_dir, "guard.json")
         path.write_text(json.dumps(guard))
         self._guard_log = open(f"{self.data_dir}/guard.log", "w")
-        self.guard = subprocess.Popen([*python, str(RUNTIME / "guard.py"), str(path)], stderr=self._guard_log)
+        self._guard_argv = [*python, str(RUNTIME / "guard.py"), str(path)]
+        self.guard = subprocess.Popen(self._guard_argv, stderr=self._guard_log)
         self.store = fdstore.FdStore(f"{self.run_dir}/guard.sock")
         self.runtime = client.Runtime(self.run_dir)
         self._count = 0
@@ -117,6 +118,16 @@ class Host:
         driver.remove(self.name)
         shutil.rmtree(self.run_dir)
         shutil.rmtree(self.data_dir)
+
+    async def lose_guard(self):
+        """kill -9 of the guard: logger and zygote go with it."""
+        pids = [self.pid_of(n) for n in ("logger", "zygote")]
+        self.guard.kill()
+        self.guard.wait()
+        await eventually(lambda: not any(os.path.exists(f"/proc/{p}") for p in pids), "logger and zygote dead, too")
+
+    def start_guard(self):
+        self.guard = subprocess.Popen(self._guard_argv, stderr=self._guard_log)
 
     def log(self, name="zygote"):
         return pathlib.Path(self.data_dir, f"{name}.log").read_text()

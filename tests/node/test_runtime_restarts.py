@@ -244,6 +244,38 @@ async def test_a_container_that_never_ran_leaves_no_fifo_when_it_goes(host):
     assert os.listdir(f"{host.run_dir}/fifo") == [] and set(host.store.get("")) == {"sandbox/s1"}
 
 
+async def test_containers_write_on_while_even_the_guard_is_dead(host):
+    """Their FIFOs have no reader then: nobody gets a SIGPIPE, nothing that was written is lost."""
+    sandbox = await host.sandbox()
+    count = "i=0; while ! test -e /dev/shm/go; do i=$((i+1)); echo n $i; echo $i > /dev/shm/at; sleep 0.002; done; echo last $i"
+    counting = await host.start(["sh", "-c", f"({count}) & wait $!; exit 7"], sandbox_id=sandbox)  # not pid 1, whom no signal kills by default
+    ending = await host.start(["sh", "-c", "while ! test -e /dev/shm/end; do sleep 0.005; done; exit 3"], sandbox_id=sandbox)
+    shm = f"{host.run_dir}/sandboxes/{sandbox}.shm"
+    pids = {s.id: s.pid for s in await host.runtime.list_containers()}
+
+    def at():
+        with open(f"{shm}/at") as f:
+            return int(f.read().strip() or 0)
+
+    await eventually(lambda: "n 5\n" in host.output(counting), "some lines")
+    await host.lose_guard()
+    before = at()
+    with open(f"{shm}/end", "w"):
+        pass
+    await eventually(lambda: at() > before + 20 and not os.path.exists(f"/proc/{pids[ending]}"), "it goes on, the other ends")
+    host.start_guard()
+    status = await host.ended(ending)
+    assert (status.exit_code, status.reason) == (255, "ContainerStatusUnknown")
+    assert {s.pid for s in await host.runtime.list_containers() if s.state == "running"} == {pids[counting]}
+    await killed(host, "logger")
+    with open(f"{shm}/go", "w"):
+        pass
+    assert (await host.ended(counting)).exit_code == 7
+    lines = host.output(counting).splitlines()
+    total = int(lines[-1].removeprefix("last "))
+    assert total > before + 20 and {line for line in lines[:-1]} == {f"n {i}" for i in range(1, total + 1)}
+
+
 async def test_memory_of_the_zygote_does_not_grow_with_containers(host):
     """At most 0.05 MB each; what they cost is theirs."""
 
