@@ -182,10 +182,14 @@ class Become(namedtuple("Become", "user env cwd groups_allowed capabilities boun
         os.umask(0o022 if umask is None else umask)
 
 
+_RESETTABLE = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
+
+
 def reset_signals() -> None:
-    """Python ignores SIGPIPE and SIGXFSZ, and an ignored signal stays so over execve."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    """An ignored signal stays so over execve: Python ignores SIGPIPE and SIGXFSZ, and who started us in the background SIGINT and SIGQUIT (Ctrl-C in a container's terminal)."""
+    for number in _RESETTABLE:
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 

@@ -270,6 +270,28 @@ async def test_exec_stdin_and_kill(host):
     os.close(session.stderr_fd)
 
 
+async def test_no_signal_is_ignored(host):
+    """The zygote ignores some, Python others; none of it is the container's business."""
+    command = ["grep", "SigIgn", "/proc/self/status"]
+    _, text = await host.run(command)
+    container_id = await host.start(["sleep", "1000"])
+    code, exec_text = await host.execute(container_id, command)
+    assert code == 0
+    for said in (text, exec_text):
+        assert said.split() == ["SigIgn:", "0000000000000000"]
+
+
+async def test_exec_is_interrupted_from_its_terminal(host):
+    container_id = await host.start(["sleep", "1000"])
+    session = await host.runtime.exec(container_id, ["sh", "-c", "trap 'exit 42' INT; echo ready; sleep 1000"], tty=True, stdin=True)
+    text = b""
+    while b"ready" not in text:
+        text += await asyncio.to_thread(os.read, session.pty_fd, 4096)
+    os.write(session.pty_fd, b"\x03")
+    assert (await asyncio.wait_for(session.wait(), 20)).exit_code == 42
+    os.close(session.pty_fd)
+
+
 async def test_exec_with_a_terminal(host):
     container_id = await host.start(["sleep", "1000"])
     session = await host.runtime.exec(container_id, ["sh", "-c", "tty; stty size; read x; stty size; echo got $x $TERM"], tty=True, stdin=True)
