@@ -339,7 +339,10 @@ class Runtime:
         if container_id in self._final:
             return self._final[container_id]
         raw, _ = await self._connection.call("status", id=container_id)
-        return self._status(raw)
+        draining = self._draining.get(container_id)  # the zygote tells an end before it answers with one
+        if draining is not None:
+            await asyncio.shield(draining)
+        return self._final.get(container_id) or self._status(raw)
 
     async def list_containers(self) -> list[cri.ContainerStatus]:
         listed, _ = await self._connection.call("list")

@@ -46,6 +46,19 @@ async def test_exit_codes(host, script, code, reason):
     assert (status.exit_code, status.reason) == (code, reason)
 
 
+async def test_who_is_told_of_an_end_finds_the_whole_log(host):
+    container_id = await host.start(["sh", "-c", "read x; echo end"], stdin=True)
+    logger = host.pid_of("logger")
+    os.kill(logger, signal.SIGSTOP)
+    asyncio.get_running_loop().call_later(0.5, os.kill, logger, signal.SIGCONT)
+    stdin = await host.runtime.open_stdin(container_id)
+    os.write(stdin, b"go\n")
+    os.close(stdin)
+    while (await host.runtime.container_status(container_id)).state != "exited":
+        await asyncio.sleep(0.01)
+    assert host.output(container_id) == "end\n"
+
+
 async def test_a_signal_is_128_plus_its_number(host):
     container_id = await host.start(["sleep", "1000"])
     await host.runtime.kill_container(container_id, signal.SIGKILL)
