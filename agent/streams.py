@@ -248,15 +248,16 @@ async def run_attach(runtime: cri.RuntimeService, status: cri.ContainerStatus, l
         async for data in logs.LogReader(log_path).read(options, lambda: alive):
             await channels.send(channel, data)
 
-    incoming = asyncio.create_task(frames.run())
+    # the pumps first: each stands at the log's end before any input can make the container write
     pumps = [asyncio.create_task(follow(s, c)) for s, c, wanted in (("stdout", STDOUT, wants.stdout), ("stderr", STDERR, wants.stderr and not wants.tty)) if wanted]
+    incoming = asyncio.create_task(frames.run())
     ended = asyncio.create_task(_until_exit(runtime, status.id))
     try:
         await asyncio.wait([ended, incoming], return_when=asyncio.FIRST_COMPLETED)
         if ended.done():
             alive = False
             await asyncio.wait(pumps, timeout=2) if pumps else None
-            await channels.finish(exit_status(ended.result()))
+            await channels.finish(success())  # as CRI's Attach, which knows no exit code: clients ask the pod's status
     finally:
         for task in (incoming, ended, *pumps):
             task.cancel()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from dataclasses import dataclass
 
 from apiserver.api import errors, kinds
@@ -12,6 +13,8 @@ from ctl import files, render
 from ctl.session import CommandError, Obj, Session, qualified
 
 OUTPUTS = ("wide", "yaml", "json", "name")
+LOST_PATIENCE_S = 60.0  # how long a watch waits for its server to come back
+RETRY_PAUSE_S = 0.3
 
 
 def configure(p: argparse.ArgumentParser) -> None:
@@ -159,7 +162,7 @@ class Getter:
     # --- watch
 
     def watch(self, t: Target) -> None:
-        """First what is there, then every change, until interrupted."""
+        """First what is there, then every change, until interrupted; goes on where it was when the server ends the watch, or comes back. Raises ServerUnreachable, Expired."""
         as_table = self.args.output in ("", "wide")
         accept = requests.TABLE if as_table else requests.JSON
         namespace = "" if self.args.all_namespaces else t.namespace
@@ -170,12 +173,19 @@ class Getter:
         if not self.args.watch_only:
             self.emit(t, first, headers=True)
         revision = first["metadata"]["resourceVersion"]
-        headers = self.args.watch_only
-        for _, obj in self.client.watch(
-            t.resource, namespace, label_selector=self.args.selector, field_selector=field_selector, resource_version=revision, accept=accept
-        ):
-            self.emit(t, obj, headers=headers)
-            headers = False
+        headers, lost_at = self.args.watch_only, 0.0
+        while True:
+            try:
+                for _, obj in self.client.watch(
+                    t.resource, namespace, label_selector=self.args.selector, field_selector=field_selector, resource_version=revision, accept=accept
+                ):
+                    self.emit(t, obj, headers=headers)
+                    headers, lost_at, revision = False, 0.0, revision_of(obj) or revision
+            except requests.ServerUnreachable:
+                lost_at = lost_at or time.monotonic()
+                if time.monotonic() - lost_at > LOST_PATIENCE_S:
+                    raise
+                time.sleep(RETRY_PAUSE_S)
 
     def emit(self, t: Target, obj: Obj, headers: bool) -> None:
         if obj.get("kind") == "Table":
@@ -193,6 +203,13 @@ class Getter:
                 text = "".join("---\n" + render.to_yaml(p) for p in parts)
         sys.stdout.write(text)
         sys.stdout.flush()
+
+
+def revision_of(obj: Obj) -> str:
+    """The resourceVersion of a watched object, or of the last row of a Table."""
+    rows = obj.get("rows")
+    document = rows[-1].get("object") or {} if rows else obj
+    return (document.get("metadata") or {}).get("resourceVersion", "")
 
 
 def run(session: Session, args: argparse.Namespace) -> int:

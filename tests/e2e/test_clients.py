@@ -1,14 +1,18 @@
 """minikctl and real kubectl, four versions, against one cluster: the same picture, the same habits."""
 
+import contextlib
 import json
+import os
+import pty
 import re
 import subprocess
+import termios
 import time
 
 import pytest
 
 from cluster import hosts
-from tests.e2e.support import container, pod, wait_for
+from tests.e2e.support import MINIKCTL, container, pod, wait_for
 
 VERSIONS = ["1.27", "1.31", "1.32", "1.33"]
 
@@ -110,6 +114,46 @@ def test_version_and_api_resources(space):
     ours = [line.split() for line in space.ctl("api-resources", "--no-headers").stdout.splitlines()]
     theirs = [line.split() for line in space.kubectl("1.33", "api-resources", "--no-headers").stdout.splitlines()]
     assert sorted(ours) == sorted(theirs) and len(ours) > 40
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_attaching_to_a_terminal_until_its_container_exits(space, version):
+    """`kubectl run -i -t`: what it prints, and the exit code, which kubectl takes from the pod's status."""
+    script = "read line; echo got $line; until stty size 2> /dev/null | grep '33 101'; do sleep 0.1; done; exit 3"
+    words = ["run", "seen", "-i", "-t", "--restart=Never", "--image=localhost/busybox:1", "--command", "--", "sh", "-c", script]
+    argv = [hosts.kubectl(version), "--kubeconfig", space.cluster.kubeconfig, f"--cache-dir=/run/kubectl-{version}", "-n", space.name, *words]
+    master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (33, 101))
+    client = space.cluster.host.popen(*argv, stdin=slave, stdout=slave, stderr=slave)
+    os.close(slave)
+    said = b""
+    with contextlib.suppress(OSError):  # EIO: the terminal's other side is closed
+        while data := os.read(master, 4096):
+            said += data
+            if b"press" in data:
+                os.write(master, b"word\n")
+    os.close(master)
+    assert client.wait(60) == 3, said
+    assert b"got word" in said and b"33 101" in said and b"couldn't attach" not in said, said
+
+
+def test_minikctls_watch_survives_the_api_server(space):
+    cluster = space.cluster
+    watching = cluster.host.popen(*MINIKCTL, "--kubeconfig", cluster.kubeconfig, "-n", space.name, "get", "configmaps", "-w", "-o", "name", stdout=subprocess.PIPE)
+    try:
+        first = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "first"}}
+        space.apply(first)
+        seen = [watching.stdout.readline()]
+        while not {"configmap/first\n", "configmap/kube-root-ca.crt\n"} <= set(seen):
+            seen.append(watching.stdout.readline())
+        before = cluster.pids()["apiserver"]
+        cluster.host.run("kill", "-9", str(before))
+        wait_for(lambda: cluster.pids().get("apiserver", before) != before and cluster.minik("status", check=False).returncode == 0, "a new API server")
+        space.apply(first | {"metadata": {"name": "second"}})
+        assert watching.stdout.readline() == "configmap/second\n"
+    finally:
+        watching.terminate()
+        watching.communicate(timeout=20)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
