@@ -20,6 +20,7 @@ from agent.runtime import connection, cri, execs, fdstore, loggerclient, records
 
 log = logging.getLogger("runtime")
 KILL_TIMEOUT_S = 30.0
+DISCARD_POLL_S = 0.02
 
 
 class Runtime:
@@ -54,13 +55,32 @@ class Runtime:
     async def sweep(self) -> list[str]:
         """Removes what predecessors of this client, and of the zygote, were killed over: call it before anything is made. Gives the ids of what was found. Raises OSError."""
         listed, _ = await self._connection.call("list")
-        containers, sandboxes = [c["id"] for c in listed["containers"]], [s["config"]["id"] for s in listed["sandboxes"]]
+        containers, sandboxes = [], [s["config"]["id"] for s in listed["sandboxes"]]
+        for status in listed["containers"]:
+            if self._has_record(status["id"]):
+                containers.append(status["id"])
+            else:
+                await self._discard(status["id"])
         return await asyncio.to_thread(sweep.sweep, self.run_dir, self.data_dir, containers, sandboxes)
+
+    async def _discard(self, container_id: str) -> None:
+        """Of a container without a record. Raises OSError where it does not die."""
+        log.warning("container %s has no record: it goes", container_id)
+        await self._connection.call("kill_all", id=container_id)
+        for _ in range(int(KILL_TIMEOUT_S / DISCARD_POLL_S)):
+            try:
+                await self._connection.call("remove", id=container_id)
+                return
+            except cri.RuntimeServiceError as e:
+                if e.errno != errno.EBUSY:
+                    raise
+            await asyncio.sleep(DISCARD_POLL_S)
+        raise cri.RuntimeServiceError(errno.ETIMEDOUT, f"cannot remove container {container_id}: still alive {KILL_TIMEOUT_S:.0f} s after SIGKILL")
 
     async def layers_in_use(self) -> set[str]:
         """Layer directories of every container there is, running or not."""
         listed, _ = await self._connection.call("list")
-        return {layer for i in {*self._records, *(c["id"] for c in listed["containers"])} for layer in self._record(i)["layers"]}
+        return {layer for i in {*self._records, *(c["id"] for c in listed["containers"])} if self._has_record(i) for layer in self._record(i)["layers"]}
 
     # --- what the zygote tells
 
@@ -75,7 +95,7 @@ class Runtime:
         for status in listed["containers"]:
             if status["state"] == "exited":
                 self._ended(status)
-            elif status["state"] == "running":
+            elif status["state"] == "running" and self._has_record(status["id"]):
                 self._adopt_terminal(status["id"])
 
     def _on_event(self, message: dict[str, Any]) -> None:
@@ -125,6 +145,14 @@ class Runtime:
         if record is None:
             record = self._records[container_id] = records.read(self.run_dir, container_id)
         return record
+
+    def _has_record(self, container_id: str) -> bool:
+        """False for what has lost it (somebody's rm in the run directory): nobody can know whose it is, sweep() ends it."""
+        try:
+            self._record(container_id)
+        except (cri.NotFoundError, ValueError):
+            return False
+        return True
 
     def _status(self, raw: Mapping[str, Any]) -> cri.ContainerStatus:
         record = self._record(raw["id"])
@@ -205,8 +233,9 @@ class Runtime:
         records.write(self.run_dir, record)
         try:
             answer, _ = await self._connection.call("create", id=config.id)
-        except BaseException:
-            records.remove(self.run_dir, config.id)
+        except (cri.RuntimeServiceError, cri.NotFoundError) as e:
+            if getattr(e, "errno", 0) != errno.ETIMEDOUT:  # it may exist then, as after a cancelled call: its record stays
+                records.remove(self.run_dir, config.id)
             raise
         self._records[config.id] = record
         return self._status(answer)
@@ -346,7 +375,7 @@ class Runtime:
 
     async def list_containers(self) -> list[cri.ContainerStatus]:
         listed, _ = await self._connection.call("list")
-        return [self._status(c) for c in listed["containers"]]
+        return [self._status(c) for c in listed["containers"] if self._has_record(c["id"])]
 
     async def container_stats(self, container_id: str) -> cri.ContainerStats:
         raw, _ = await self._connection.call("stats", id=container_id)

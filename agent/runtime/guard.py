@@ -74,6 +74,8 @@ class Process:
         self.backoff_s = 0.0
         self.due = 0.0  # monotonic time of the next start while not running
         self.last_exit = ""
+        self.kill_at: float | None = None  # monotonic; set once it is to stop for good
+        self.waiting: list[socket.socket] = []  # who asked for that
 
     def start(self) -> None:
         self.restarts += 1
@@ -178,7 +180,9 @@ class Guard:
             if mine is None:
                 self.record_exit(info)
             os.waitid(os.P_PID, info.si_pid, os.WEXITED)
-            if mine is not None:
+            if mine is not None and mine.kill_at is not None:
+                self.stopped(mine)
+            elif mine is not None:
                 mine.ended(how_ended(info.si_code, info.si_status))
 
     def record_exit(self, info: os.waitid_result) -> None:
@@ -196,10 +200,19 @@ class Guard:
         log(f"orphan pid={pid} {how_ended(info.si_code, info.si_status)}")
 
     def start_due(self) -> float | None:
-        """Starts what is due; returns seconds until the next start, None for never."""
+        """Starts what is due, kills what was to stop and has not; returns seconds until the next of these, None for never."""
         wait: float | None = None
         for p in self.processes:
-            if p.pid:
+            if p.kill_at is not None:
+                left = p.kill_at - time.monotonic()
+                if left <= 0:
+                    log(f"{p.name} does not stop, killing it")
+                    os.kill(p.pid, signal.SIGKILL)
+                    p.kill_at = left = float("inf")
+                if left != float("inf"):
+                    wait = left if wait is None else min(wait, left)
+                continue
+            if p.pid or self.stopping:
                 continue
             left = p.due - time.monotonic()
             if left <= 0:
@@ -263,8 +276,11 @@ class Guard:
             self.reply(s, {"pid": os.getpid()})
             self.stopping = True
         elif op == "stop-process":
-            self.stop_process(request["name"])
-            self.reply(s, {})
+            p = next((p for p in self.processes if p.name == request["name"]), None)
+            if p is not None and self.stop_process(p):
+                p.waiting.append(s)  # answered by stopped(); until then everyone is served, the one that stops too
+            else:
+                self.reply(s, {})
         else:
             raise ValueError(f"unknown op {op!r}")
         for f in fds:
@@ -303,24 +319,35 @@ class Guard:
         self.clients[s.fileno()] = s
         self.poll.register(s, select.POLLIN)
 
-    def stop_process(self, name: str) -> None:
-        """TERM, KILL after a while, and no restart: what `down` needs between stopping the agent and stopping its containers."""
-        p = next((p for p in self.processes if p.name == name), None)
-        if p is None:
-            return
-        self.processes.remove(p)
+    def stop_process(self, p: Process) -> bool:
+        """TERM, KILL after a while, and no restart: what `down` needs between stopping the agent and stopping its containers. False where it does not run."""
         if not p.pid:
-            return
-        os.kill(p.pid, signal.SIGTERM)
-        deadline = time.monotonic() + STOP_TIMEOUT_S
-        while os.waitid(os.P_PID, p.pid, os.WEXITED | os.WNOHANG) is None:
-            if time.monotonic() > deadline:
-                log(f"{name} does not stop, killing it")
-                os.kill(p.pid, signal.SIGKILL)
-                os.waitid(os.P_PID, p.pid, os.WEXITED)
-                break
-            time.sleep(0.005)
-        log(f"stopped {name}")
+            self.processes.remove(p)
+            return False
+        if p.kill_at is None:
+            p.kill_at = time.monotonic() + STOP_TIMEOUT_S
+            os.kill(p.pid, signal.SIGTERM)
+        return True
+
+    def stopped(self, p: Process) -> None:
+        """It has ended and is reaped."""
+        self.processes.remove(p)
+        log(f"stopped {p.name}")
+        for s in p.waiting:
+            if s.fileno() >= 0:
+                self.reply(s, {})
+
+    def turn(self, wake_fd: int) -> None:
+        """One round: start, wait, serve, reap."""
+        wait = self.start_due()
+        for fd, _ in self.poll.poll(None if wait is None else max(0, int(wait * 1000) + 1)):
+            if fd == wake_fd:
+                os.read(wake_fd, 4096)
+            elif fd == self.listener.fileno():
+                self.accept()
+            elif fd in self.clients:
+                self.serve(fd)
+        self.reap()
 
     def run(self) -> None:
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -333,17 +360,11 @@ class Guard:
         self.poll.register(wake_read, select.POLLIN)
         self.poll.register(self.listener, select.POLLIN)
         while not self.stopping:
-            wait = self.start_due()
-            for fd, _ in self.poll.poll(None if wait is None else max(0, int(wait * 1000) + 1)):
-                if fd == wake_read:
-                    os.read(wake_read, 4096)
-                elif fd == self.listener.fileno():
-                    self.accept()
-                elif fd in self.clients:
-                    self.serve(fd)
-            self.reap()
+            self.turn(wake_read)
         for p in reversed(list(self.processes)):
-            self.stop_process(p.name)
+            if self.stop_process(p):
+                while p in self.processes:
+                    self.turn(wake_read)
         self.reap()
         os.unlink(os.path.join(self.run_dir, "guard.sock"))
         log("stopped")

@@ -121,6 +121,30 @@ def test_the_guard_answers_nonsense_with_an_error_and_lives(run_dir, request_):
         assert store.status()["pid"] == process.pid
 
 
+def test_a_process_that_is_to_stop_is_still_served(run_dir):
+    """An agent asked to stop may be in the middle of a call to the guard: neither may wait for the other."""
+    script = f"""
+import pathlib, signal, sys
+sys.path.insert(0, {str(RUNTIME)!r})
+import fdstore
+store = fdstore.FdStore({run_dir!r} + "/guard.sock")
+def stop(*_):
+    store.put("late/one", [0])
+    pathlib.Path({run_dir!r}, "served").write_text("yes")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, stop)
+pathlib.Path({run_dir!r}, "up").write_text("yes")
+while True:
+    signal.pause()
+"""
+    with guard(run_dir, [{"name": "agent", "argv": [sys.executable, "-c", script]}, {"name": "other", "argv": ["/bin/sleep", "600"]}]) as (_, store):
+        wait_for(lambda: os.path.exists(f"{run_dir}/up"), "the process")
+        store.call("stop-process", name="agent")
+        assert os.path.exists(f"{run_dir}/served") and list(store.get("late")) == ["late/one"]
+        assert [p["name"] for p in store.status()["processes"]] == ["other"]
+        store.call("stop-process", name="agent")
+
+
 def test_the_guards_death_takes_its_processes_along(run_dir):
     with guard(run_dir, [{"name": "sleeper", "argv": ["/bin/sleep", "600"]}]) as (process, store):
         pid = wait_for(lambda: pid_of(store, "sleeper"), "sleeper")

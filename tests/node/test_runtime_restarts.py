@@ -235,6 +235,37 @@ async def test_what_was_cut_off_is_swept_and_what_lives_is_not(host):
     assert await host.execute(living, ["echo", "alive"]) == (0, "alive\n")
 
 
+async def test_a_container_without_a_record_stops_nobody_and_goes(host):
+    """The zygote knows it, its config.json is gone: nobody can say whose it is."""
+    known = await host.start(["sleep", "1000"])
+    lost = [await host.start(["sleep", "1000"], sandbox_id="s1"), await host.create(["sleep", "1000"], sandbox_id="s1")]
+    pid = (await host.runtime.container_status(lost[0])).pid
+    await host.runtime.close()
+    for container_id in lost:
+        os.unlink(f"{host.run_dir}/containers/{container_id}/config.json")
+    host.runtime = client.Runtime(host.run_dir)
+    await host.runtime.connect()
+    assert [s.id for s in await host.runtime.list_containers()] == [known]
+    assert set(lost) <= set(await host.runtime.sweep())
+    assert not os.path.exists(f"/proc/{pid}") and os.listdir(f"{host.run_dir}/containers") == [known]
+    assert await host.execute(known, ["echo", "alive"]) == (0, "alive\n")
+
+
+async def test_a_cancelled_creation_can_be_found_and_removed(host):
+    sandbox = await host.sandbox()
+    os.kill(host.pid_of("zygote"), signal.SIGSTOP)
+    config = host.config(sandbox, ["sleep", "1000"])
+    call = asyncio.create_task(host.runtime.create_container(config))
+    await eventually(lambda: host.runtime._connection._waiting, "the request on its way")
+    call.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await call
+    os.kill(host.pid_of("zygote"), signal.SIGCONT)
+    assert [(s.id, s.state) for s in await host.runtime.list_containers()] == [(config.id, "created")]
+    await host.runtime.remove_container(config.id)
+    assert await host.runtime.list_containers() == []
+
+
 async def test_a_container_that_never_ran_leaves_no_fifo_when_it_goes(host):
     container_id = await host.create(["sleep", "1000"])
     record = host.runtime._record(container_id)
