@@ -247,7 +247,7 @@ def next_attempt(pod: podspec.Pod, container: podspec.ContainerSpec, observed: O
         return observe.attempt(latest) + (1 if latest.state == "exited" else 0)
     status = pod.get("status") or {}
     for known in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
-        if known.get("name") == container.name and known.get("containerID"):
+        if known.get("name") == container.name and (known.get("containerID") or "terminated" in (known.get("lastState") or {})):
             return int(known.get("restartCount") or 0) + 1
     return 0
 

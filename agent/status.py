@@ -130,6 +130,19 @@ def _phase(view: _View) -> str:
     return "Running" if any(s is not None and s.state in ("running", "exited") for s in apps) else "Pending"
 
 
+def _lost(known: Mapping[str, Any]) -> JSON:
+    """lastState of a container that the API knows and the node does not (it was rebooted, or taken down and up)."""
+    state = known.get("state") or {}
+    if not known.get("containerID"):
+        return {}
+    if "terminated" in state:
+        return {"terminated": state["terminated"]}
+    if "running" not in state:
+        return {}
+    text = "The container could not be located when the pod was started again"
+    return {"terminated": {"exitCode": 137, "reason": "ContainerStatusUnknown", "message": text, "containerID": known["containerID"], **state["running"]}}
+
+
 def _container_status(view: _View, container: podspec.ContainerSpec) -> JSON:
     observed = view.observed
     attempts = [a for a in observed.of(container.name) if a.state != "created"]
@@ -144,7 +157,7 @@ def _container_status(view: _View, container: podspec.ContainerSpec) -> JSON:
                    "imageID": latest.annotations.get(observe.ANNOTATION_IMAGE_ID) or status["imageID"]}
     elif known is not None:
         status["restartCount"] = known.get("restartCount") or 0
-        last = last or known.get("lastState") or {}
+        last = last or _lost(known) or known.get("lastState") or {}
     if latest is not None and latest.state == "running":
         verdict = observed.probes.get(latest.id) or observe.ProbeVerdict("startupProbe" not in container.spec, "readinessProbe" not in container.spec)
         status["started"] = verdict.started

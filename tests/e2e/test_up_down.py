@@ -38,6 +38,7 @@ def test_up_twice_hello_down_and_nothing_is_left(host):
     wait_for(lambda: host.run("sh", "-c", SNAPSHOT).stdout == before, lambda: f"the host as before:\n{_difference(before, host.run('sh', '-c', SNAPSHOT).stdout)}", timeout_s=10)
     c.minik("up")
     wait_for(lambda: len([p for p in c.get("pods")["items"] if p["status"].get("phase") == "Running"]) == 3, "the pods are back after down and up")
+    assert [p["status"]["containerStatuses"][0]["restartCount"] for p in c.get("pods")["items"]] == [1, 1, 1]
     c.minik("down", "--purge")
     assert host.run("ls", "-A", "/var/lib").stdout == ""
     again = c.minik("down")

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from agent import plan, status
+from agent import plan, podspec, status
 from agent.observe import Failure, Observed, ProbeVerdict
 from tests.unit.agent.test_plan import IMAGE, NOW, READY, container, pod
 
@@ -127,6 +127,18 @@ def test_what_is_final_stays_when_the_node_has_forgotten_it():
     assert again["containerStatuses"] == p["status"]["containerStatuses"]
     assert again["phase"] == "Failed"
     assert again["podIP"] == "10.42.0.2"
+
+
+def test_a_container_that_the_node_lost_is_a_restart_with_its_last_state():
+    """A reboot, or down and up: what was published first must not start the count anew."""
+    p = pod()
+    p["status"] = render(p, replace(READY, containers=(container(attempt=4),)))
+    p["status"] = render(p, Observed())
+    waiting = one(p["status"])
+    assert (waiting["restartCount"], waiting["state"]["waiting"]["reason"]) == (4, "ContainerCreating") and "containerID" not in waiting
+    assert waiting["lastState"]["terminated"]["reason"] == "ContainerStatusUnknown" and waiting["lastState"]["terminated"]["exitCode"] == 137
+    assert plan.next_attempt(p, podspec.containers(p)[0], Observed()) == 5
+    assert one(render(p, Observed()))["lastState"] == waiting["lastState"]
 
 
 def test_readiness_gates():
