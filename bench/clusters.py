@@ -75,16 +75,20 @@ def measure() -> list[Row]:
         rows.append(Row("`minik up` whole command (node Ready)", statistics.median(u["node"] for u in ups), "s"))
         say(f"up: {ups}")
         one.minik("up", *one.flags)
+        rows.append(memory(one, "one-node cluster idle, just started, PSS in all", reach="≤ 150", peer="k8s: 650"))
         two.minik("up", *two.flags)
         rows += creates(both) + pods(one)
-        time.sleep(5)  # idle: what a cluster weighs when nobody asks anything of it
-        memory = one.memory()
-        total = sum(memory.values())
-        rows.append(Row("one-node cluster idle, PSS in all", total, "MiB", reach="≤ 150", peer="k8s: 650", note=", ".join(f"{k} {v:.0f}" for k, v in memory.items())))
+        rows.append(memory(one, "the same after the loads above (some 8,500 pods made and deleted)"))
         rows += commands(one)
         for b in both:
             b.minik("down")
     return rows
+
+
+def memory(b: Bench, what: str, **more: str) -> Row:
+    time.sleep(5)  # what a cluster weighs when nobody asks anything of it
+    found = b.memory()
+    return Row(what, sum(found.values()), "MiB", note=", ".join(f"{k} {v:.0f}" for k, v in found.items()), digits=0, **more)  # type: ignore[arg-type]
 
 
 def creates(both: list[Bench]) -> list[Row]:

@@ -9,6 +9,8 @@ import statistics
 import time
 from typing import Any
 
+import orjson
+
 from apiserver.api import kinds
 from apiserver.client import kubeconfig
 from apiserver.client.client import Client
@@ -43,17 +45,23 @@ async def fresh_namespace(client: Client, name: str) -> None:
         await asyncio.sleep(0.01)
 
 
+def unscheduled(name: str) -> dict[str, Any]:
+    """For a scheduler that is not there."""
+    document = pod(name)
+    document["spec"]["schedulerName"] = "nobody"
+    return document
+
+
 async def creates(client: Client, in_flight: int, count: int) -> dict[str, Any]:
     """Pods per second with so many requests in flight. They ask for a scheduler that is not there, so that only the API server and its store work."""
     namespace = f"load-{in_flight}-{time.monotonic_ns() % 1_000_000}"
     await fresh_namespace(client, namespace)
-    numbers = iter(range(count))
+    path = kinds.PODS.path(namespace)
+    bodies = iter([orjson.dumps(unscheduled(f"p-{i}")) for i in range(count)])
 
     async def worker() -> None:
-        for i in numbers:
-            document = pod(f"p-{i}")
-            document["spec"]["schedulerName"] = "nobody"
-            await client.create(kinds.PODS, document, namespace)
+        for body in bodies:
+            await client.request("POST", path, body=body)
 
     await asyncio.gather(*(client.get(kinds.NAMESPACES, namespace) for _ in range(in_flight)))  # opens the connections
     started = time.perf_counter()

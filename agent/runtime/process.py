@@ -182,6 +182,7 @@ class Become(namedtuple("Become", "user env cwd groups_allowed capabilities boun
         os.umask(0o022 if umask is None else umask)
 
 
+_LIBC_OWN = (32, 33)  # nptl(7)
 _RESETTABLE = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
 
@@ -190,6 +191,8 @@ def reset_signals() -> None:
     for number in _RESETTABLE:
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
+    for reserved in _LIBC_OWN:
+        syscalls.default_signal(reserved)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 

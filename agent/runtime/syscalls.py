@@ -27,9 +27,9 @@ PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT, PR_SET_CHILD_SUBREAPER, PR_SET_NAME = 38, 4
 PR_CAP_AMBIENT_RAISE, PR_CAP_AMBIENT_CLEAR_ALL = 2, 4
 CLOSE_RANGE_CLOEXEC = 4
 _CLONE3, _OPEN_TREE, _MOVE_MOUNT, _CLOSE_RANGE, _MOUNT_SETATTR = 435, 428, 429, 436, 442
-_ARCH = {"x86_64": (155, 321), "aarch64": (41, 280)}
+_ARCH = {"x86_64": (155, 321, 13), "aarch64": (41, 280, 134)}
 try:
-    _PIVOT_ROOT, _BPF = _ARCH[os.uname().machine]
+    _PIVOT_ROOT, _BPF, _RT_SIGACTION = _ARCH[os.uname().machine]
 except KeyError:
     raise ImportError(f"the container runtime has no system call numbers for {os.uname().machine}") from None
 
@@ -198,6 +198,16 @@ def load_seccomp(program: bytes) -> None:
     fprog = _SockFprog(len(program) // 8, ctypes.addressof(buffer))
     if _prctl(PR_SET_SECCOMP, 2, ctypes.addressof(fprog), 0, 0):
         raise _fail("load the seccomp filter")
+
+
+_rt_sigaction = _function("syscall", _long, ctypes.c_int, _void_p, _void_p, ctypes.c_size_t, restype=_long)
+
+
+def default_signal(number: int) -> None:
+    """rt_sigaction(2) to SIG_DFL past the C library, which keeps 32 and 33 to itself: an ignored one is inherited all the same. An all-zero struct sigaction is SIG_DFL."""
+    action = ctypes.create_string_buffer(32)
+    if _rt_sigaction(_RT_SIGACTION, number, action, None, 8) < 0:
+        raise _fail(f"reset signal {number}")
 
 
 def close_range(first: int, last: int = 0xFFFFFFFF, flags: int = 0) -> None:
