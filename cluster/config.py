@@ -89,6 +89,13 @@ def validate(c: Config) -> Config:
         raise ConfigError(f"--store {c.store!r}: must be sqlite or etcd")
     if c.store == "etcd" and not c.etcd_endpoints:
         raise ConfigError("--etcd-endpoints: required with --store etcd (e.g. http://127.0.0.1:2379)")
+    if c.controllers not in ("embedded", "separate"):
+        raise ConfigError(f"--controllers {c.controllers!r}: must be embedded or separate")
+    for flag, address in (("--bind-address", c.bind_address), ("--node-ip", c.node_ip)):
+        try:
+            ipaddress.IPv4Address(address or "0.0.0.0")
+        except ValueError:
+            raise ConfigError(f"{flag} {address!r}: must be an IPv4 address") from None
     for flag, port in (("--port", c.port), ("--agent-port", c.agent_port)):
         if not 0 < port < 65536:
             raise ConfigError(f"{flag} {port}: must be between 1 and 65535")

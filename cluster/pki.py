@@ -49,7 +49,8 @@ def plan_leaves(node_name: str, node_ips: tuple[str, ...], service_ip: str, host
     ]
 
 
-def _write(path: pathlib.Path, data: bytes, mode: int = 0o600) -> None:
+def write(path: pathlib.Path, data: bytes, mode: int = 0o600) -> None:
+    """A whole file or the old one, whatever happens: fsync, then rename(2)."""
     new = path.with_name(path.name + ".new")
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     with os.fdopen(fd, "wb") as f:
@@ -109,8 +110,8 @@ def _make_ca(folder: pathlib.Path, cluster: str) -> None:
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
-    _write(folder / "ca.key", _key_pem(key))
-    _write(folder / "ca.crt", certificate.public_bytes(serialization.Encoding.PEM), 0o644)
+    write(folder / "ca.key", _key_pem(key))
+    write(folder / "ca.crt", certificate.public_bytes(serialization.Encoding.PEM), 0o644)
 
 
 def _alternative_names(names: tuple[str, ...]) -> x509.SubjectAlternativeName:
@@ -141,8 +142,8 @@ def _issue(folder: pathlib.Path, leaf: Leaf, ca_key, ca_certificate: x509.Certif
     )
     if leaf.server_names:
         builder = builder.add_extension(_alternative_names(leaf.server_names), critical=False)
-    _write(folder / f"{leaf.stem}.key", _key_pem(key))
-    _write(folder / f"{leaf.stem}.crt", builder.sign(ca_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM), 0o644)
+    write(folder / f"{leaf.stem}.key", _key_pem(key))
+    write(folder / f"{leaf.stem}.crt", builder.sign(ca_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM), 0o644)
 
 
 def ensure(folder: pathlib.Path, cluster: str, leaves: list[Leaf]) -> list[str]:
@@ -158,9 +159,9 @@ def ensure(folder: pathlib.Path, cluster: str, leaves: list[Leaf]) -> list[str]:
     if not (folder / "sa.key").exists():
         from cryptography.hazmat.primitives.asymmetric import ec
 
-        _write(folder / "sa.key", _key_pem(ec.generate_private_key(ec.SECP256R1())))
+        write(folder / "sa.key", _key_pem(ec.generate_private_key(ec.SECP256R1())))
     if not (folder / "tokens.csv").exists():
-        _write(folder / "tokens.csv", f'{secrets.token_hex(24)},kubernetes-admin,admin,"system:masters"\n'.encode())
+        write(folder / "tokens.csv", f'{secrets.token_hex(24)},kubernetes-admin,admin,"system:masters"\n'.encode())
     now = time.time()
     due = []
     for leaf in leaves:
@@ -178,7 +179,7 @@ def ensure(folder: pathlib.Path, cluster: str, leaves: list[Leaf]) -> list[str]:
         ca_certificate = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
         for leaf in due:
             _issue(folder, leaf, ca_key, ca_certificate)
-        _write(record_path, json.dumps(record, indent=1).encode())
+        write(record_path, json.dumps(record, indent=1).encode())
     return [leaf.stem for leaf in due]
 
 

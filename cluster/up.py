@@ -74,7 +74,7 @@ def prepare(c: config.Config, say: Say) -> None:
     for stem, path in targets.items():
         wanted = kubeconfig(c, stem)
         if not path.exists() or path.read_bytes() != wanted:
-            pki._write(path, wanted)
+            pki.write(path, wanted)
 
 
 def start_guard(c: config.Config) -> None:

@@ -21,6 +21,7 @@ def test_defaults_come_from_the_host():
     ({"name": "A"}, "--name"), ({"name": "x" * 21}, "--name"), ({"node_name": "-"}, "--node-name"), ({"node_name": "n" * 100}, "--node-name"), ({"store": "x"}, "--store"),
     ({"store": "etcd"}, "--etcd-endpoints"), ({"port": 0}, "--port"), ({"agent_port": 70000}, "--agent-port"), ({"cluster_cidr": "10.0.0.0/24"}, "--cluster-cidr"),
     ({"cluster_cidr": "x"}, "--cluster-cidr"), ({"service_cidr": "10.42.1.0/24"}, "overlaps"), ({"node_port_range": "1"}, "--node-port-range"), ({"max_pods": 501}, "--max-pods"),
+    ({"controllers": "x"}, "--controllers"), ({"node_ip": "x"}, "--node-ip"), ({"bind_address": "1.2.3"}, "--bind-address"),
 ])  # fmt: skip
 def test_what_cannot_be_meant_is_named(change, flag):
     with pytest.raises(config.ConfigError, match=flag):
